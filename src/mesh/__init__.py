@@ -1,0 +1,1 @@
+"""A multi-model serving mesh: thousands of models share a few model servers."""

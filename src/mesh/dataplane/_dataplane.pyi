@@ -1,0 +1,237 @@
+"""The contract between Python, which decides, and the Rust data plane, which moves bytes.
+
+Nothing here blocks: each call takes a short lock on a table and returns. No thread of the data plane ever takes
+the GIL; what it has to say lies in a queue behind ``event_fd`` until ``take_events`` fetches it.
+
+Terms: an *endpoint* is somewhere to send a request (the local runtime or a peer's data plane); a *route* is the
+list of endpoints that have a copy of a model; an *ask* is a request (or many for the same model) that waits for
+Python to decide.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, final
+
+EndpointKind = Literal["runtime", "peer"]
+
+#: Why the data plane asks.
+#:
+#: - ``no_route``: the table has no usable copy.
+#: - ``not_here``: the peer ``endpoint`` answered that it has no copy.
+#: - ``lost``: the local runtime answered that it does not know the model (a status rule matched).
+#: - ``unreachable``: no connection to ``endpoint``; the request was certainly not processed.
+#: - ``broken``: the connection to ``endpoint`` ended before a response head; it may have been processed.
+#: - ``unavailable`` / ``exhausted``: a status rule matched the answer of ``endpoint``; the answer is held back.
+AskReason = Literal["no_route", "not_here", "lost", "unreachable", "broken", "unavailable", "exhausted"]
+
+@final
+class Ask:
+    """A request that waits for a decision. Answer it once, with one of the ``answer_*`` calls of `DataPlane`.
+
+    First asks (``reason == "no_route"`` and ``attempt == 0``) for one model are merged: a thousand waiting
+    requests are one ask. Later asks stand for one request each.
+    """
+
+    token: int
+    reason: AskReason
+    #: The id in the request: of a model, or of a vmodel where ``is_vmodel``. Ids in ``-bin`` headers are UTF-8.
+    model_id: str
+    is_vmodel: bool
+    #: The request came from a peer that believes this instance to have a copy: it must not be sent to another peer.
+    from_peer: bool
+    #: Full method name, ``package.Service/Method``.
+    method: str
+    #: The endpoint that failed, or -1.
+    endpoint: int
+    #: gRPC status code and message of the answer that is held back, or -1 and "".
+    code: int
+    message: str
+    #: How often this request was sent somewhere so far.
+    attempt: int
+    #: Endpoints that were tried, in order.
+    tried: list[int]
+    #: ``mm-balanced: true`` was in the request: the caller spreads its requests over the instances by itself.
+    balanced: bool
+    #: Milliseconds until the request's deadline, or -1 where it has none.
+    deadline_ms: int
+
+@final
+class Usage:
+    """What was asked of the local copy of one model since the last `DataPlane.take_usage`."""
+
+    model_id: str
+    #: Epoch milliseconds of the newest request.
+    last_used_ms: int
+    #: Requests begun since the last call.
+    requests: int
+    #: Requests now at the local runtime or queued for it; open streams count.
+    in_flight: int
+
+@final
+class HistogramSample:
+    """One series of a histogram, cumulative since the start of the process."""
+
+    #: ``api_request_milliseconds``, ``invoke_model_milliseconds``, ``request_size_bytes``, ``response_size_bytes``
+    #: or ``req_queue_delay_milliseconds``.
+    name: str
+    #: Full method name.
+    method: str
+    #: Name of the gRPC status code, such as ``OK``.
+    code: str
+    #: Empty unless per-model metrics are on.
+    model_id: str
+    vmodel_id: str
+    #: Observations per bucket, not cumulative; one more than there are bounds, for +Inf.
+    buckets: list[int]
+    #: In the unit that the name says.
+    sum: float
+
+@final
+class Totals:
+    """Gauges and counters of the whole data plane."""
+
+    connections: int
+    streams: int
+    #: Requests that wait for an answer to an ask.
+    waiting: int
+    #: Requests queued for a slot of a model with limited concurrency.
+    queued: int
+    #: Bytes of requests kept to send them again if need be.
+    retained_bytes: int
+    requests: int
+    #: Requests sent to a peer.
+    forwarded: int
+    #: Requests sent again after an attempt that was certainly not processed.
+    replayed: int
+    #: Resident size of the route table is about 200 bytes each.
+    routes: int
+
+@final
+class DataPlane:
+    """One instance's listeners, routes and connections.
+
+    Raises ``ValueError`` naming the argument for a bad one, ``OSError`` where an address cannot be bound.
+    """
+
+    def __init__(
+        self,
+        *,
+        shards: int = 1,
+        max_message_bytes: int = 16 << 20,
+        max_metadata_bytes: int = 8 << 10,
+        max_retained_bytes: int = 256 << 20,
+        max_hops: int = 3,
+        connect_timeout_ms: int = 2_000,
+        keepalive_interval_ms: int = 10_000,
+        max_connection_age_ms: int = 0,
+        max_connection_age_grace_ms: int = 0,
+        per_model_metrics: bool = False,
+        max_model_series: int = 10_000,
+        model_series_idle_ms: int = 3_600_000,
+    ) -> None: ...
+    @property
+    def event_fd(self) -> int:
+        """Readable while `take_events` has something to give."""
+
+    def listen(self, address: str, *, peers: bool) -> str:
+        """Listens on ``host:port``, ``[ipv6]:port`` or ``unix:/path``; port 0 picks one.
+
+        Peers and clients never share a listener: only on one with ``peers`` are the mesh's own headers (``mm-hop``,
+        ``mm-from-peer``) believed; elsewhere they are dropped.
+
+        Returns: the bound address in the same form.
+        """
+
+    def set_control(self, address: str, prefixes: Sequence[str], peer_prefixes: Sequence[str]) -> None:
+        """Requests whose path starts with one of ``prefixes`` go to the gRPC server at ``address`` (this process).
+
+        ``peer_prefixes`` hold on listeners for peers only; elsewhere such paths are refused as UNIMPLEMENTED.
+        """
+
+    def set_rpcs(self, rpcs: Mapping[str, tuple[Sequence[int], bool]] | None, allow_other: bool = True) -> None:
+        """Which methods clients may call, and where in a message the model id is (spec of `MM_DATAPLANE_CONFIG`).
+
+        ``rpcs`` maps full method names to the path of field numbers (empty: use the headers) and whether the id
+        found is a vmodel's. ``None`` allows every method.
+        """
+
+    def set_runtime_methods(self, methods: Mapping[str, Sequence[int]], allow_any: bool = False) -> None:
+        """Which methods the local runtime serves, with the path at which the model id is to be written, if any.
+
+        Empty ``methods`` allow all. Others are refused as UNIMPLEMENTED.
+        """
+
+    def set_status_rules(self, rules: Sequence[tuple[int, str, str, Literal["lost", "unavailable", "exhausted"]]]) -> None:
+        """Answers of the local runtime that ask for a decision instead of going back to the client.
+
+        Each rule is a status code, a prefix and a suffix of the message (empty: any), and the ask's reason. The first
+        match counts. They apply only before the first response message.
+        """
+
+    def add_endpoint(self, address: str, kind: EndpointKind, name: str) -> int:
+        """Returns: the endpoint's number. Connections are made when first needed, and kept. ``name`` is for logs."""
+
+    def remove_endpoint(self, endpoint: int) -> None:
+        """Takes it out of every route; requests under way end by themselves, then its connections close."""
+
+    def set_route(self, model_id: str, endpoints: Sequence[int], *, max_concurrency: int = 0, max_queued: int = 0) -> None:
+        """Makes ``endpoints`` the copies of the model; counts of requests in flight survive.
+
+        Args:
+            max_concurrency: requests that the local copy takes at once, 0 for any number.
+            max_queued: requests that may wait for a slot of the local copy before more are refused as
+                RESOURCE_EXHAUSTED "Model queue overload"; negative for any number.
+        """
+
+    def set_routes(self, routes: Sequence[tuple[str, Sequence[int]]]) -> None:
+        """Many at once, without limits."""
+
+    def remove_route(self, model_id: str) -> None: ...
+    def route(self, model_id: str) -> list[int]:
+        """Returns: the route's endpoints, empty where there is none."""
+
+    def close_local(self, model_id: str) -> int:
+        """Takes the local runtime out of the route if no request is in flight or queued there.
+
+        Returns: 0 where it is out now, else the requests in flight (and nothing has changed).
+        """
+
+    def local_in_flight(self, model_id: str) -> int:
+        """Returns: requests at or queued for the local runtime, also after its copy left the route."""
+
+    def set_alias(self, vmodel_id: str, model_id: str) -> None:
+        """Requests for the vmodel go to the model."""
+
+    def remove_alias(self, vmodel_id: str) -> None: ...
+    def take_events(self) -> list[Ask]:
+        """Returns: the asks since the last call, oldest first."""
+
+    def answer_route(self, token: int, model_id: str = "") -> None:
+        """Look the route up again, leaving out endpoints already tried; ``model_id`` names a vmodel's model."""
+
+    def answer_endpoint(self, token: int, endpoint: int, model_id: str = "") -> None:
+        """Send to this endpoint, whatever the route says."""
+
+    def answer_status(self, token: int, code: int, message: str, details: bytes = b"") -> None:
+        """End with this status; ``details`` is a serialized ``google.rpc.Status`` for ``grpc-status-details-bin``."""
+
+    def answer_held(self, token: int) -> None:
+        """Give the client the answer that is held back, unchanged. Only after ``unavailable``/``exhausted``/``lost``."""
+
+    def take_usage(self) -> list[Usage]:
+        """Returns: local copies used since the last call, and those with requests in flight now."""
+
+    def take_histograms(self) -> list[HistogramSample]:
+        """Returns: every live series. Does not reset them."""
+
+    def totals(self) -> Totals: ...
+    def start_drain(self) -> None:
+        """Stops accepting connections and tells clients to go elsewhere (GOAWAY) once their requests have ended.
+
+        The listener for peers goes on.
+        """
+
+    def close(self, grace_ms: int) -> bool:
+        """Ends everything; waits at most so long for requests under way. Releases the GIL while it waits.
+
+        Returns: whether all of them ended by themselves.
+        """
