@@ -63,6 +63,7 @@ class LoadRequest(_message.Message):
     WAIT_FIELD_NUMBER: _builtins.int
     SIZE_HINT_BYTES_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    BESIDE_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     last_used_ms: _builtins.int
     """Epoch milliseconds of the use that caused the load."""
@@ -74,6 +75,12 @@ class LoadRequest(_message.Message):
     """Expected size in bytes, 0 where unknown."""
     reason: _builtins.str
     """Why the caller chose this instance; kept with the copy for `mesh explain`."""
+    @_builtins.property
+    def beside(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Instances whose copies are no obstacle: the model is loaded beside them. Where any other instance
+        turns out to have or load a copy, the load is refused.
+        """
+
     def __init__(
         self,
         *,
@@ -83,10 +90,11 @@ class LoadRequest(_message.Message):
         wait: _builtins.bool = ...,
         size_hint_bytes: _builtins.int = ...,
         reason: _builtins.str = ...,
+        beside: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_used_ms", b"last_used_ms", "model_id", b"model_id", "reason", b"reason", "size_hint_bytes", b"size_hint_bytes", "urgent", b"urgent", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beside", b"beside", "last_used_ms", b"last_used_ms", "model_id", b"model_id", "reason", b"reason", "size_hint_bytes", b"size_hint_bytes", "urgent", b"urgent", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

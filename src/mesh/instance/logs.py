@@ -1,0 +1,52 @@
+"""Logs as JSON lines on standard error, one object an event.
+
+Context travels in ``extra``: ``log.info("loaded", extra={"model": model_id})``.
+"""
+
+import logging
+import sys
+import time
+from typing import TextIO
+
+import msgspec
+
+#: Attributes that every `logging.LogRecord` has; what else is there came in by ``extra``.
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """Renders a record as one JSON object with ``time``, ``level``, ``logger``, ``message`` and its context."""
+
+    def __init__(self, context: dict[str, str]) -> None:
+        super().__init__()
+        self._context = context
+        self._encoder = msgspec.json.Encoder(enc_hook=str)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns: one line without its end."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, object] = {
+            "time": f"{stamp}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **self._context,
+            **{name: value for name, value in vars(record).items() if name not in _STANDARD},
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return self._encoder.encode(line).decode()
+
+
+def configure(level: str, stream: TextIO = sys.stderr, **context: str) -> None:
+    """Sends the log of the ``mesh`` package and warnings of libraries to ``stream``; ``context`` is in every line.
+
+    Raises:
+        ValueError: ``level`` is not a level's name.
+    """
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter(context))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("mesh").setLevel(level.upper())

@@ -1,0 +1,54 @@
+"""The probes ``/ready`` and ``/live``."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from mesh.instance.http import Environ, HttpEndpoint
+
+#: The event loop stamps its pulse so often, seconds.
+PULSE_INTERVAL_S = 1.0
+#: Without a pulse for so long the process is not live, seconds: longer than any pause that heals by itself.
+PULSE_LIMIT_S = 60.0
+
+
+class Probes:
+    """Serves ``/ready`` (200 while ``is_ready`` says so, else 503) and ``/live`` (503 when the event loop is stuck).
+
+    Raises:
+        OSError: the port cannot be bound.
+    """
+
+    def __init__(self, host: str, port: int, is_ready: Callable[[], bool]) -> None:
+        self._is_ready = is_ready
+        self._pulse = time.monotonic()
+        self._beat = asyncio.get_running_loop().create_task(self._keep_beating(), name="probe-pulse")
+        self._endpoint = HttpEndpoint(self._answer, host, port)
+
+    @property
+    def port(self) -> int:
+        """The bound port."""
+        return self._endpoint.port
+
+    async def _keep_beating(self) -> None:
+        while True:
+            self._pulse = time.monotonic()
+            await asyncio.sleep(PULSE_INTERVAL_S)
+
+    def _answer(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        match str(environ["PATH_INFO"]).rstrip("/"):
+            case "/ready":
+                good = self._is_ready()
+            case "/live":
+                good = time.monotonic() - self._pulse < PULSE_LIMIT_S
+            case _:
+                start_response("404 Not Found", [("Content-Type", "text/plain")])
+                return [b"known paths: /ready, /live\n"]
+        start_response("200 OK" if good else "503 Service Unavailable", [("Content-Type", "text/plain")])
+        return [b"ok\n" if good else b"no\n"]
+
+    def close(self) -> None:
+        """Stops answering."""
+        self._beat.cancel()
+        self._endpoint.close()
