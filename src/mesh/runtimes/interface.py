@@ -5,7 +5,7 @@ server's own repository API, and by layers around either, such as the one that p
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 import grpc
@@ -67,7 +67,7 @@ class LoadedModel:
     max_concurrency: int = 0
 
 
-class RuntimeFailure(Exception):
+class RuntimeFailure(Exception):  # noqa: N818  a failure of the runtime, not of ours
     """A runtime refused or failed a call.
 
     Attributes:
@@ -82,6 +82,31 @@ class RuntimeFailure(Exception):
 
     def __str__(self) -> str:
         return f"{self.code.name}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeLost:
+    """The server is gone, and the models that it had with it.
+
+    Attributes:
+        reason: how it was noticed, for people.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeReturned:
+    """The server is ready again, with no model loaded.
+
+    Attributes:
+        parameters: what it tells of itself now.
+    """
+
+    parameters: RuntimeParameters
+
+
+RuntimeEvent = RuntimeLost | RuntimeReturned
 
 
 class ModelRuntime(ABC):
@@ -128,6 +153,18 @@ class ModelRuntime(ABC):
     async def model_size(self, model_id: str) -> int | None:
         """Measures bytes of memory of a loaded model; None where the runtime cannot tell."""
         return None
+
+    async def watch(self) -> AsyncIterator[RuntimeEvent]:
+        """Tells when the server was lost and when it is back; call once, after `start`.
+
+        Each `RuntimeLost` is followed by one `RuntimeReturned`. Ends at once where the runtime cannot tell.
+
+        Raises:
+            RuntimeFailure: the server came back and failed, or told impossible values.
+        """
+        nothing: tuple[RuntimeEvent, ...] = ()
+        for event in nothing:
+            yield event
 
     @abstractmethod
     async def close(self) -> None:

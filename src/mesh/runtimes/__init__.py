@@ -1,0 +1,30 @@
+"""Model servers as the mesh drives them: the interface, and the client of custom runtimes."""
+
+from mesh.runtimes.endpoints import RuntimeEndpoints
+from mesh.runtimes.interface import (
+    LoadedModel,
+    ModelInfo,
+    ModelRuntime,
+    RuntimeEvent,
+    RuntimeFailure,
+    RuntimeLost,
+    RuntimeParameters,
+    RuntimeReturned,
+)
+from mesh.runtimes.rules import LOST_MODEL_RULES
+from mesh.runtimes.spi import SpiRuntime, SpiTimings
+
+__all__ = [
+    "LOST_MODEL_RULES",
+    "LoadedModel",
+    "ModelInfo",
+    "ModelRuntime",
+    "RuntimeEndpoints",
+    "RuntimeEvent",
+    "RuntimeFailure",
+    "RuntimeLost",
+    "RuntimeParameters",
+    "RuntimeReturned",
+    "SpiRuntime",
+    "SpiTimings",
+]
