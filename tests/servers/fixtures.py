@@ -1,0 +1,139 @@
+"""Fixtures of real servers, for every test folder."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.servers import etcd as etcd_module
+from tests.servers.cache import Recipe, ServerUnavailableError
+from tests.servers.etcd import EtcdCluster, EtcdServer, RootUser
+from tests.servers.tls import Certificates
+
+# The fixtures below that stand for an installed program. Before the first test, those that the chosen tests use
+# are installed: an installation takes longer than any test may.
+PROGRAMS: dict[str, Callable[[], Recipe]] = {
+    "etcd_program": etcd_module.recipe,
+}
+_installed: dict[str, Path | ServerUnavailableError] = {}
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Installs what the chosen tests need."""
+    if session.config.option.collectonly:
+        return
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    used = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    for name in PROGRAMS.keys() & used:
+        _install(name, terminal.write_line if terminal else print)
+
+
+def _install(name: str, announce: Callable[[str], None]) -> None:
+    try:
+        _installed[name] = PROGRAMS[name]().provision(announce)
+    except ServerUnavailableError as error:
+        _installed[name] = error
+
+
+def _program(name: str) -> Path:
+    # A fixture asked for by name inside a test is not among those seen before the first test.
+    if name not in _installed:
+        _install(name, print)
+    found = _installed[name]
+    if isinstance(found, ServerUnavailableError):
+        pytest.skip(str(found))
+    return found
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """An authority with a certificate for a server on loopback and one for a client."""
+    return Certificates.make(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def ram_folder() -> Iterator[Path]:
+    """A folder in memory, where the machine has such a disk."""
+    shared_memory = Path("/dev/shm")
+    folder = Path(
+        tempfile.mkdtemp(prefix="mesh-test-", dir=shared_memory if shared_memory.is_dir() else None)
+    )
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def etcd_program() -> Path:
+    """The folder with the program ``etcd``."""
+    return _program("etcd_program")
+
+
+class MakeEtcd(Protocol):
+    """Makes and starts an etcd that ends with the test."""
+
+    def __call__(
+        self,
+        *,
+        certificates: Certificates | None = None,
+        require_client_certificate: bool = False,
+        root_user: RootUser | None = None,
+    ) -> EtcdServer:
+        """See :class:`EtcdServer` for the arguments."""
+        ...
+
+
+@pytest.fixture
+def make_etcd(etcd_program: Path, ram_folder: Path) -> Iterator[MakeEtcd]:
+    """Makes started etcd servers, each with the test's own data."""
+    made: list[EtcdServer] = []
+
+    def make(
+        *,
+        certificates: Certificates | None = None,
+        require_client_certificate: bool = False,
+        root_user: RootUser | None = None,
+    ) -> EtcdServer:
+        server = EtcdServer(
+            etcd_program,
+            ram_folder / f"etcd-{len(made)}",
+            certificates=certificates,
+            require_client_certificate=require_client_certificate,
+            root_user=root_user,
+        )
+        made.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in made:
+        if server.process.running:
+            server.kill()
+
+
+@pytest.fixture
+def etcd(make_etcd: MakeEtcd) -> EtcdServer:
+    """An empty etcd of the test's own, free to be killed, paused and restarted."""
+    return make_etcd()
+
+
+@pytest.fixture
+def etcd_cluster(etcd_program: Path, ram_folder: Path) -> Iterator[EtcdCluster]:
+    """Three etcd members of the test's own."""
+    cluster = EtcdCluster(etcd_program, ram_folder)
+    cluster.start()
+    yield cluster
+    for member in cluster.members:
+        if member.process.running:
+            member.kill()
+
+
+@pytest.fixture(scope="module")
+def shared_etcd(etcd_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
+    """One etcd for the tests of a module that leave it running and keep to keys of their own."""
+    server = EtcdServer(etcd_program, tmp_path_factory.mktemp("etcd"))
+    server.start()
+    yield server
+    server.kill()
