@@ -1,0 +1,204 @@
+"""What happens to one instance's copies: the input of `LocalCache.handle`.
+
+Events that answer an instruction carry the ``load_id`` of that instruction, so that a late answer about a load
+that was given up is never taken for one about its successor.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class RemovalReason(StrEnum):
+    """Why a copy is to go, other than to make room."""
+
+    UNREGISTERED = "unregistered"
+    SCALE_DOWN = "scale_down"
+    DRAIN = "drain"
+    #: The registry and the cache disagreed and the registry is right.
+    RECONCILED = "reconciled"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequested:
+    """Someone wants a copy here. Ends in exactly one `ReportLoaded`, `ReportFailed` or `ReportRefused`.
+
+    Requests for a model that is on its way already are merged with the first and share its report.
+
+    Attributes:
+        last_used_ms: epoch milliseconds of the use that asks for it; 0 means now.
+        urgent: a request waits for it, so that it goes before preemptive loads.
+        size_hint_units: size known from another copy; 0 where unknown, and then it is predicted.
+        why: for people, kept with the copy.
+    """
+
+    model_id: str
+    last_used_ms: int = 0
+    urgent: bool = False
+    size_hint_units: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The model's record in the registry now lists this instance (answer to `Register`)."""
+
+    model_id: str
+    load_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrationRefused:
+    """This instance is not to load the model after all: another one was first, or the registry failed.
+
+    Attributes:
+        message: for people.
+        retry_elsewhere: the asker may place the load anew.
+    """
+
+    model_id: str
+    load_id: int
+    message: str
+    retry_elsewhere: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SizePredicted:
+    """Answer to `PredictSize`; ``units`` is None where the runtime cannot tell, failed or took too long."""
+
+    model_id: str
+    load_id: int
+    units: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFinished:
+    """The runtime has loaded the model and can be asked; ``units`` is 0 where the size is to be measured."""
+
+    model_id: str
+    load_id: int
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
+class SizeMeasured:
+    """Answer to `MeasureSize`; None keeps the predicted size."""
+
+    model_id: str
+    load_id: int
+    units: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """The load ended with an error.
+
+    Attributes:
+        code: number of the gRPC status code.
+        message: for people.
+        load_started: the runtime may hold memory for it; False where it was certainly never asked, for
+            instance because the model data could not be fetched.
+    """
+
+    model_id: str
+    load_id: int
+    code: int
+    message: str
+    load_started: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LoadTimedOut:
+    """The load took longer than `StartLoad.timeout_ms` and was cancelled by the shell."""
+
+    model_id: str
+    load_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What the data plane tells of one local copy since it last told.
+
+    Attributes:
+        last_used_ms: epoch milliseconds of the newest request.
+        in_flight: requests at the runtime or queued for it now.
+    """
+
+    model_id: str
+    last_used_ms: int
+    in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveRequested:
+    """The copy is to go, loaded or on its way; unknown models are fine."""
+
+    model_id: str
+    reason: RemovalReason
+
+
+@dataclass(frozen=True, slots=True)
+class CopyClosed:
+    """The data plane sends the copy no more requests and none is in flight (answer to `CloseCopy`)."""
+
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CopyBusy:
+    """Requests are in flight (answer to `CloseCopy`); unless it drains, the copy goes on as before."""
+
+    model_id: str
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadFinished:
+    """The runtime has let go of the model; not knowing it counts too (answer to `StartUnload`)."""
+
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadFailed:
+    """The runtime may still hold the model's memory (answer to `StartUnload`)."""
+
+    model_id: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeLost:
+    """The runtime answered a request that it does not know the model: the memory is free already."""
+
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownStarted:
+    """No load is begun any more; those that have not reached the runtime are refused. Copies stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed; due where `WakeAt` says so, harmless at any other time."""
+
+
+Event = (
+    LoadRequested
+    | Registered
+    | RegistrationRefused
+    | SizePredicted
+    | LoadFinished
+    | SizeMeasured
+    | LoadFailed
+    | LoadTimedOut
+    | Used
+    | RemoveRequested
+    | CopyClosed
+    | CopyBusy
+    | UnloadFinished
+    | UnloadFailed
+    | RuntimeLost
+    | ShutdownStarted
+    | Tick
+)

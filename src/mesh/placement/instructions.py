@@ -1,0 +1,232 @@
+"""What a shell is to do for the copies of one instance: the output of `LocalCache.handle`.
+
+They are to be started in the order given; those of one model that write to the registry (`Register`,
+`Deregister`, `ReportFailed`, `ForgetFailure`) must also take effect in that order.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Refusal(StrEnum):
+    """Why a load was refused. No failure is recorded: the model may be asked for again at once."""
+
+    #: The instance is full of copies used so recently that loading would only make them miss.
+    CHURN = "churn"
+    #: The instance is full and everything in it was used more recently than this model.
+    OLDER_THAN_ALL = "older_than_all"
+    #: What could make room is in use or on its way itself.
+    NO_ROOM = "no_room"
+    #: Memory did not become free in time.
+    SPACE_TIMEOUT = "space_timeout"
+    #: The registry did not take the registration.
+    NOT_REGISTERED = "not_registered"
+    #: It was removed before it was loaded.
+    REMOVED = "removed"
+    #: A load that somebody waits for took its place in the queue.
+    DISPLACED = "displaced"
+    #: An earlier copy could not be unloaded and may still be there.
+    STUCK_UNLOAD = "stuck_unload"
+    SHUTTING_DOWN = "shutting_down"
+
+
+class Failure(StrEnum):
+    """Why a load failed. The failure is recorded, so that the model is not tried here again for a while."""
+
+    RUNTIME = "runtime"
+    TIMEOUT = "timeout"
+    LARGER_THAN_CAPACITY = "larger_than_capacity"
+
+
+class EvictionReason(StrEnum):
+    """Why a copy was evicted."""
+
+    #: Another model needs the room.
+    ROOM = "room"
+    #: A copy turned out larger than predicted.
+    OVERSIZED = "oversized"
+    #: Memory was lost to a model that cannot be unloaded.
+    CAPACITY_LOST = "capacity_lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """Enter this instance in the model's record; answer `Registered` or `RegistrationRefused`."""
+
+    model_id: str
+    load_id: int
+    last_used_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class PredictSize:
+    """Ask the runtime for the model's size, at the same time as `Register`; answer `SizePredicted`."""
+
+    model_id: str
+    load_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartLoad:
+    """Load; answer one of `LoadFinished`, `LoadFailed` and `LoadTimedOut`.
+
+    Attributes:
+        timeout_ms: after which the call is to be cancelled.
+        units: memory set aside for it.
+        queued_ms: how long it waited for a loader, for the metric.
+    """
+
+    model_id: str
+    load_id: int
+    timeout_ms: int
+    units: int
+    queued_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelLoad:
+    """Cancel the call; its answer is not waited for and ignored where it comes."""
+
+    model_id: str
+    load_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureSize:
+    """Ask the runtime how large the loaded model is; answer `SizeMeasured`."""
+
+    model_id: str
+    load_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseCopy:
+    """Take the copy out of the data plane and answer `CopyClosed` or `CopyBusy` at once.
+
+    Attributes:
+        for_model: the model that needs the room; empty where that is not the reason.
+        drain: take it out although requests are in flight, so that only those end. Asked again, it is to tell
+            whether they have. Otherwise a busy copy stays as it is.
+    """
+
+    model_id: str
+    for_model: str
+    drain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deregister:
+    """Remove this instance from the model's record, and its copy from the route where it still is in it."""
+
+    model_id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartUnload:
+    """Unload, not before ``not_before_ms`` (epoch milliseconds); answer `UnloadFinished` or `UnloadFailed`."""
+
+    model_id: str
+    not_before_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReportLoaded:
+    """The copy is there: give it a route and tell those who wait. Also the answer where it was there already.
+
+    Attributes:
+        fresh: it was loaded just now.
+    """
+
+    model_id: str
+    units: int
+    fresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFailed:
+    """Tell those who wait and, where ``fresh``, move this instance from copies to failures in the record.
+
+    Attributes:
+        code: number of the gRPC status code.
+        retry_elsewhere: another instance may well manage.
+        fresh: it failed just now; False where an earlier failure is told again.
+    """
+
+    model_id: str
+    reason: Failure
+    code: int
+    message: str
+    retry_elsewhere: bool
+    fresh: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRefused:
+    """Tell those who wait; nothing is recorded. A `Deregister` comes along where one is needed."""
+
+    model_id: str
+    reason: Refusal
+    message: str
+    retry_elsewhere: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetFailure:
+    """The failure is old enough: remove it from the model's record."""
+
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportEvicted:
+    """For metrics and `mesh explain`; what is to be done about it comes as further instructions.
+
+    Attributes:
+        for_model: on whose behalf; empty for lost capacity.
+        age_ms: time since its last use.
+        loaded_for_ms: how long the copy was here.
+    """
+
+    model_id: str
+    for_model: str
+    age_ms: int
+    units: int
+    reason: EvictionReason
+    loaded_for_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReportCapacityLost:
+    """A model could not be unloaded, and the memory it may hold is not counted on any more."""
+
+    model_id: str
+    units: int
+    attempts: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """Send a `Tick` at this time (epoch milliseconds). Does not cancel an earlier one."""
+
+    time_ms: int
+
+
+Instruction = (
+    Register
+    | PredictSize
+    | StartLoad
+    | CancelLoad
+    | MeasureSize
+    | CloseCopy
+    | Deregister
+    | StartUnload
+    | ReportLoaded
+    | ReportFailed
+    | ReportRefused
+    | ForgetFailure
+    | ReportEvicted
+    | ReportCapacityLost
+    | WakeAt
+)
