@@ -1,0 +1,72 @@
+"""What the instances agree on: records of models, vmodels and instances in a shared store.
+
+Open a store with `open_store`, mirror its prefixes with `Mirror`, hold keys with a `Session`, elect a leader
+with an `Election`; a `Registry` is all of these for one instance.
+"""
+
+from mesh.registry.codecs import INSTANCES, MODELS, TEXT, VMODELS, Codec, RecordCodec, TextCodec
+from mesh.registry.election import Election
+from mesh.registry.errors import (
+    Compacted,
+    InvalidConnection,
+    InvalidRecord,
+    LeaseGone,
+    OutcomeUnknown,
+    RegistryError,
+    StoreDenied,
+    StoreRefused,
+    StoreUnavailable,
+)
+from mesh.registry.keys import Keys
+from mesh.registry.memory import MemoryCluster, MemoryStore
+from mesh.registry.mirror import KEEP, Keep, Mirror, Subscriber, update_together
+from mesh.registry.records import EMPTY_CACHE, UNTYPED, InstanceRecord, ModelRecord, Record, VModelRecord
+from mesh.registry.registry import Registry
+from mesh.registry.session import Session, SessionState
+from mesh.registry.store import Batch, Delete, Entry, Event, Listing, Outcome, Page, Put, Store
+
+__all__ = [
+    "EMPTY_CACHE",
+    "INSTANCES",
+    "KEEP",
+    "MODELS",
+    "TEXT",
+    "UNTYPED",
+    "VMODELS",
+    "Batch",
+    "Codec",
+    "Compacted",
+    "Delete",
+    "Election",
+    "Entry",
+    "Event",
+    "InstanceRecord",
+    "InvalidConnection",
+    "InvalidRecord",
+    "Keep",
+    "Keys",
+    "LeaseGone",
+    "Listing",
+    "MemoryCluster",
+    "MemoryStore",
+    "Mirror",
+    "ModelRecord",
+    "Outcome",
+    "OutcomeUnknown",
+    "Page",
+    "Put",
+    "Record",
+    "RecordCodec",
+    "Registry",
+    "RegistryError",
+    "Session",
+    "SessionState",
+    "Store",
+    "StoreDenied",
+    "StoreRefused",
+    "StoreUnavailable",
+    "Subscriber",
+    "TextCodec",
+    "VModelRecord",
+    "update_together",
+]
