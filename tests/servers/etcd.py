@@ -59,8 +59,8 @@ class RootUser:
 class EtcdServer:
     """One etcd, a cluster of its own or a member of one.
 
-    It keeps its ports and its data over ``stop``, ``kill`` and ``restart``. Like those of the process below it,
-    its methods block.
+    It keeps its ports and its data over ``stop``, ``kill`` and ``restart``. Like those of the process below
+    it, its methods block.
     """
 
     def __init__(

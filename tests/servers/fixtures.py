@@ -8,15 +8,18 @@ from typing import Protocol
 
 import pytest
 
-from tests.servers import etcd as etcd_module
+from tests.servers import etcd as etcd_server
+from tests.servers import s3 as s3_server
 from tests.servers.cache import Recipe, ServerUnavailableError
 from tests.servers.etcd import EtcdCluster, EtcdServer, RootUser
+from tests.servers.s3 import S3Server
 from tests.servers.tls import Certificates
 
-# The fixtures below that stand for an installed program. Before the first test, those that the chosen tests use
-# are installed: an installation takes longer than any test may.
+# The fixtures below that stand for an installed program. Before the first test, those that the chosen tests
+# use are installed: an installation takes longer than any test may.
 PROGRAMS: dict[str, Callable[[], Recipe]] = {
-    "etcd_program": etcd_module.recipe,
+    "etcd_program": etcd_server.recipe,
+    "s3_program": s3_server.recipe,
 }
 _installed: dict[str, Path | ServerUnavailableError] = {}
 
@@ -137,3 +140,18 @@ def shared_etcd(etcd_program: Path, tmp_path_factory: pytest.TempPathFactory) ->
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def s3_program() -> Path:
+    """The folder with the program ``versitygw``."""
+    return _program("s3_program")
+
+
+@pytest.fixture
+def s3(s3_program: Path, tmp_path: Path) -> Iterator[S3Server]:
+    """A started S3 server without buckets, of the test's own."""
+    server = S3Server(s3_program, tmp_path / "s3")
+    server.start()
+    yield server
+    server.process.kill()

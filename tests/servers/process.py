@@ -160,9 +160,9 @@ def _kill_what_is_left() -> None:
 def free_port() -> int:
     """A TCP port of loopback that nothing uses.
 
-    It lies below the range from which the kernel takes the ports of outgoing connections: a server that is down
-    for a while must find its port free again, and a client that keeps trying a dead port of that range can in
-    the end connect to itself.
+    It lies below the range from which the kernel takes the ports of outgoing connections: a server that is
+    down for a while must find its port free again, and a client that keeps trying a dead port of that range
+    can in the end connect to itself.
     """
     first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
