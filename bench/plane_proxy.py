@@ -1,0 +1,46 @@
+"""The mesh's data plane without the mesh around it: fixed routes, no registry, every ask refused."""
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+
+import uvloop
+
+from mesh.dataplane import DataPlane
+
+NOT_FOUND = 5
+
+
+async def serve(settings: argparse.Namespace) -> None:
+    """Serves until the process is ended."""
+    plane = DataPlane(per_model_metrics=settings.per_model_metrics)
+    kind = "peer" if settings.to_peer else "runtime"
+    endpoint = plane.add_endpoint(settings.backend, kind, "backend")
+    plane.set_routes([(f"{settings.model}{number}", [endpoint]) for number in range(settings.models)])
+    plane.listen(settings.listen, peers=False)
+    if settings.listen_peers:
+        plane.listen(settings.listen_peers, peers=True)
+
+    def refuse() -> None:
+        for ask in plane.take_events():
+            plane.answer_status(ask.token, NOT_FOUND, f"{ask.reason}: {ask.model_id} {ask.message}")
+
+    asyncio.get_running_loop().add_reader(plane.event_fd, refuse)
+    await asyncio.Event().wait()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--listen", required=True)
+    parser.add_argument("--listen-peers")
+    parser.add_argument("--backend", required=True)
+    parser.add_argument("--to-peer", action="store_true", help="the backend is another data plane")
+    parser.add_argument("--model", default="m", help="prefix of the models' ids")
+    parser.add_argument("--models", type=int, default=20)
+    parser.add_argument("--per-model-metrics", action="store_true")
+    uvloop.run(serve(parser.parse_args(arguments)))
+
+
+if __name__ == "__main__":
+    main()
