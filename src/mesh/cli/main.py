@@ -1,0 +1,69 @@
+"""The entry point: what commands there are, and where each is found."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+
+import click
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A command that is not imported yet.
+
+    Attributes:
+        location: ``module:function``.
+        summary: what ``mesh --help`` says of it, so that listing the commands imports none of them.
+    """
+
+    location: str
+    summary: str
+
+
+COMMANDS: Mapping[str, Entry] = {
+    "up": Entry("mesh.cli.up:up", "Run a mesh on this machine: several instances, each with a model server."),
+    "models": Entry("mesh.cli.inspect:models", "List the models and where they are loaded."),
+    "status": Entry("mesh.cli.inspect:status", "Show the instances of the mesh, or one model."),
+    "explain": Entry(
+        "mesh.cli.inspect:explain", "Tell why a model is where it is, or what the mesh decided."
+    ),
+    "top": Entry("mesh.cli.top:top", "Watch instances, models and decisions live."),
+    "infer": Entry("mesh.cli.infer:infer", "Ask a model."),
+    "register": Entry("mesh.cli.manage:register", "Make a model known to the mesh."),
+    "unregister": Entry("mesh.cli.manage:unregister", "Remove a model from the mesh."),
+    "load": Entry("mesh.cli.manage:load", "Load a model now, before anybody asks it."),
+    "serve": Entry("mesh.cli.serve:serve", "Run one instance beside a model server, as in a pod."),
+    "runtime": Entry("mesh.cli.runtime:runtime", "Run the built-in model server."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of `COMMANDS`, which is that of a first encounter."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Imports the command; None where there is none of the name."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        module, _, function = entry.location.partition(":")
+        command = getattr(import_module(module), function)
+        assert isinstance(command, click.Command)  # noqa: S101 - the table above is wrong otherwise
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="model-mesh", prog_name="mesh")
+def main() -> None:
+    """Thousands of models share a few model servers.
+
+    Start here: `mesh up`, then `mesh infer digits-forest` in another terminal.
+    """
