@@ -1,0 +1,202 @@
+"""The layer that brings a model's data here before its runtime loads it."""
+
+import asyncio
+import functools
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import grpc
+
+from mesh.puller import Progress, Puller, PullFailure, Turns
+from mesh.runtimes import (
+    LoadedModel,
+    ModelInfo,
+    ModelRuntime,
+    RuntimeEvent,
+    RuntimeFailure,
+    RuntimeLost,
+    RuntimeParameters,
+    RuntimeReturned,
+)
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+DEFAULT_SIZE_MULTIPLIER = 1.25
+"""Memory of a model in multiples of its size on disk, as KServe ModelMesh's adapters assume."""
+
+
+class PullingRuntime(ModelRuntime):
+    """A runtime whose models are pulled before they are loaded and deleted after they were unloaded.
+
+    Loads and unloads of one model run strictly in the order in which they were asked for, those of different
+    models at once. A caller that is cancelled leaves at once; the clearing up after it goes on, and what was
+    asked for the same model meanwhile waits for that.
+    """
+
+    def __init__(
+        self,
+        inner: ModelRuntime,
+        puller: Puller,
+        *,
+        size_multiplier: float = DEFAULT_SIZE_MULTIPLIER,
+        unload_timeout_s: float = 30.0,
+    ) -> None:
+        """Wraps a runtime.
+
+        Args:
+            inner: gets absolute local paths.
+            puller: of its own root.
+            size_multiplier: predicts memory from the size in storage where ``inner`` cannot tell.
+            unload_timeout_s: how long the runtime may take to let go of a model whose load was cancelled.
+        """
+        self._inner = inner
+        self._puller = puller
+        self._size_multiplier = size_multiplier
+        self._unload_timeout_s = unload_timeout_s
+        self._turns = Turns()
+        self._loaded: set[str] = set()
+        self._operations: set[asyncio.Task[Any]] = set()
+
+    @property
+    def serving_address(self) -> str:
+        """Of the runtime."""
+        return self._inner.serving_address
+
+    @property
+    def progress(self) -> Mapping[str, Progress]:
+        """How far the pulls under way are, by model id."""
+        return self._puller.progress
+
+    async def start(self) -> RuntimeParameters:
+        """Starts the runtime, then removes the model data that an earlier run left."""
+        parameters = await self._inner.start()
+        try:
+            removed = await self._puller.purge()
+        except PullFailure as error:
+            raise _as_runtime_failure(error) from error
+        if removed:
+            _log.info("removed the data of %d models of an earlier run", len(removed))
+        return parameters
+
+    async def load(self, model: ModelInfo) -> LoadedModel:
+        """Pulls, then loads; a failed load leaves no data.
+
+        Raises:
+            RuntimeFailure: of the pull, or with the code and message of the server.
+        """
+        return await self._in_turn(model.model_id, lambda: self._load(model))
+
+    async def unload(self, model_id: str) -> None:
+        """Unloads, then deletes; where the runtime fails to unload, the data stays."""
+        await self._in_turn(model_id, lambda: self._unload(model_id))
+
+    async def predict_size(self, model: ModelInfo) -> int | None:
+        """Asks the runtime; where it cannot tell, estimates from the size in storage."""
+        size = await self._inner.predict_size(model)
+        if size is not None:
+            return size
+        try:
+            stored = await self._puller.size(model.path, model.key)
+        except PullFailure as error:
+            # The load will meet the same failure and report it to those who wait for the model.
+            _log.info("cannot predict the size of model %s: %s", model.model_id, error)
+            return None
+        return int(stored * self._size_multiplier) or None
+
+    async def model_size(self, model_id: str) -> int | None:
+        """Asks the runtime."""
+        return await self._inner.model_size(model_id)
+
+    async def watch(self) -> AsyncIterator[RuntimeEvent]:
+        """Passes the runtime's events on; data of models that went with the server is removed."""
+        lost: set[str] = set()
+        async for event in self._inner.watch():
+            match event:
+                case RuntimeLost():
+                    lost, self._loaded = lost | self._loaded, set()
+                case RuntimeReturned():
+                    for model_id in lost:
+                        await self._in_turn(model_id, functools.partial(self._delete_lost, model_id))
+                    lost = set()
+            yield event
+
+    async def close(self) -> None:
+        """Stops pulls and lets go of the server; models and their data stay."""
+        for operation in self._operations:
+            operation.cancel()
+        await asyncio.gather(*self._operations, return_exceptions=True)
+        await self._puller.close()
+        await self._inner.close()
+
+    async def _in_turn(self, model_id: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        turn = self._turns.take(model_id)
+
+        async def operation() -> T:
+            await turn.come()
+            return await work()
+
+        task = asyncio.get_running_loop().create_task(operation())
+        self._operations.add(task)
+        task.add_done_callback(lambda _: turn.end())
+        task.add_done_callback(self._operations.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.cancel()
+            task.add_done_callback(_report)
+            raise
+
+    async def _load(self, model: ModelInfo) -> LoadedModel:
+        try:
+            pulled = await self._puller.pull(model.model_id, model.path, model.key)
+        except PullFailure as error:
+            raise _as_runtime_failure(error) from error
+        try:
+            loaded = await self._inner.load(replace(model, path=pulled.path, key=pulled.key))
+        except asyncio.CancelledError:
+            # The server may still be reading the files, or finish the load later.
+            async with asyncio.timeout(self._unload_timeout_s):
+                await self._unload(model.model_id)
+            raise
+        except Exception:
+            await self._clear_up(model.model_id)
+            raise
+        self._loaded.add(model.model_id)
+        return loaded
+
+    async def _unload(self, model_id: str) -> None:
+        await self._inner.unload(model_id)
+        self._loaded.discard(model_id)
+        await self._delete(model_id)
+
+    async def _clear_up(self, model_id: str) -> None:
+        try:
+            await self._delete(model_id)
+        except RuntimeFailure as failure:
+            # The caller is to hear of the load's failure; the next load or unload tries again.
+            _log.warning("the data of model %s, whose load failed, stays: %s", model_id, failure)
+
+    async def _delete_lost(self, model_id: str) -> None:
+        if model_id not in self._loaded:
+            await self._delete(model_id)
+
+    async def _delete(self, model_id: str) -> None:
+        try:
+            await self._puller.delete(model_id)
+        except PullFailure as error:
+            raise RuntimeFailure(
+                grpc.StatusCode.UNKNOWN,
+                f"Failed to delete model from local filesystem: {error.message}",
+            ) from error
+
+
+def _as_runtime_failure(error: PullFailure) -> RuntimeFailure:
+    return RuntimeFailure(grpc.StatusCode[error.code], error.message)
+
+
+def _report(task: "asyncio.Task[Any]") -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _log.warning("clearing up after a cancelled call failed: %s", task.exception())

@@ -1,0 +1,260 @@
+"""Brings model data to the local disk, and removes it again."""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mesh.puller.directory import ModelDirectories
+from mesh.puller.disk import check_space, disk_failure
+from mesh.puller.failure import Code, PullFailure
+from mesh.puller.provider import PullerSettings, Source, Workshop
+from mesh.puller.providers import open_provider
+from mesh.puller.request import StorageRequest, resolve
+from mesh.puller.storage_config import read_storage_config
+from mesh.puller.turns import Turn, Turns
+
+_log = logging.getLogger(__name__)
+_PREFIX = "Failed to pull model from storage due to error: "
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """Model data that is on the local disk.
+
+    Attributes:
+        path: of the model; absolute.
+        key: for the runtime: ``model_type``, ``disk_size_bytes``, local ``schema_path``; no credentials.
+        disk_size_bytes: of the model's files.
+    """
+
+    path: str
+    key: str
+    disk_size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a pull is.
+
+    Attributes:
+        done_bytes: here so far.
+        total_bytes: to be here in the end; 0 while that is not known.
+    """
+
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class _Pull:
+    """A pull under way, for all who wait for it."""
+
+    model_id: str
+    path: str
+    key: str
+    turn: Turn
+    staging: Path
+    waiters: int = 0
+    done_bytes: int = 0
+    total_bytes: int = 0
+    to_write_bytes: int = 0
+    published: bool = False
+    task: "asyncio.Task[Pulled]" = field(init=False)
+
+    def advance(self, count: int) -> None:
+        self.done_bytes += count
+
+    @property
+    def spoken_for_bytes(self) -> int:
+        return max(0, self.to_write_bytes - self.done_bytes)
+
+
+class Puller:
+    """Brings model data to ``<root>/<model id>``.
+
+    Pulls of different models run at once; those of one model and its deletions run in the order in which they
+    were asked for. All who ask for the same data at the same time share one download.
+    """
+
+    def __init__(self, settings: PullerSettings) -> None:
+        self._settings = settings
+        # More than downloads: mounted storage that hangs must not stop them from being written.
+        self._threads = ThreadPoolExecutor(2 * settings.max_downloads, thread_name_prefix="puller")
+        self._workshop = Workshop(settings, self._threads, asyncio.Semaphore(settings.max_downloads))
+        self._directories = ModelDirectories(settings.root)
+        self._turns = Turns()
+        self._to_join: dict[str, _Pull] = {}
+        self._running: set[_Pull] = set()
+        self._measuring = asyncio.Lock()
+
+    @property
+    def progress(self) -> Mapping[str, Progress]:
+        """How far the pulls under way are, by model id."""
+        return {pull.model_id: Progress(pull.done_bytes, pull.total_bytes) for pull in self._running}
+
+    async def purge(self) -> list[str]:
+        """Removes what earlier pullers left below the root; for the start, before any pull.
+
+        Returns:
+            The names of the directories removed.
+
+        Raises:
+            PullFailure: the disk refused.
+        """
+        try:
+            return await self._workshop.run(self._directories.purge)
+        except OSError as error:
+            raise disk_failure(error, "clear the directory of models") from error
+
+    async def pull(self, model_id: str, path: str, key: str) -> Pulled:
+        """Brings a model here, in place of what an earlier pull of it has brought.
+
+        Either all of it is there afterwards or, where this raises, nothing new is. The download stops, and is
+        cleared away, once all who wait for it are cancelled.
+
+        Args:
+            model_id: whose data it is.
+            path: of the model in its storage.
+            key: says where that is and with which credentials, see `mesh.puller.request.resolve`.
+
+        Raises:
+            PullFailure: why it could not be brought here.
+        """
+        pull = self._to_join.get(model_id)
+        if pull is None or (pull.path, pull.key) != (path, key):
+            pull = self._begin(model_id, path, key)
+        pull.waiters += 1
+        try:
+            return await asyncio.shield(pull.task)
+        except asyncio.CancelledError:
+            this = asyncio.current_task()
+            if pull.task.cancelled() and this is not None and not this.cancelling():
+                raise PullFailure(Code.UNAVAILABLE, "the puller is shutting down") from None
+            raise
+        finally:
+            pull.waiters -= 1
+            if pull.waiters == 0 and not pull.task.done():
+                self._no_longer_join(pull)
+                pull.task.cancel()
+
+    async def size(self, path: str, key: str) -> int:
+        """Looks up how many bytes a model has in its storage; brings nothing here.
+
+        Raises:
+            PullFailure: it could not be looked up.
+        """
+        request = await self._workshop.run(self._resolve, path, key)
+        with _worded():
+            found = await open_provider(request.type, request.config, self._workshop).find(request.path)
+        return found.size_bytes
+
+    async def delete(self, model_id: str) -> None:
+        """Removes the data of a model; none being there is fine. Waits for a pull of it that is under way.
+
+        Raises:
+            PullFailure: the disk refused.
+        """
+        self._to_join.pop(model_id, None)
+        async with self._turns.turn(model_id):
+            try:
+                await self._workshop.run(self._directories.delete, model_id)
+            except OSError as error:
+                raise disk_failure(error, "delete model from local filesystem") from error
+
+    async def close(self) -> None:
+        """Stops all pulls; what was pulled stays."""
+        tasks = [pull.task for pull in self._running]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _begin(self, model_id: str, path: str, key: str) -> _Pull:
+        turn = self._turns.take(model_id)
+        pull = _Pull(model_id, path, key, turn, self._directories.new_staging())
+        pull.task = asyncio.get_running_loop().create_task(self._run(pull), name=f"pull {model_id}")
+        pull.task.add_done_callback(lambda task: self._end(pull, task))
+        self._to_join[model_id] = pull
+        self._running.add(pull)
+        return pull
+
+    def _end(self, pull: _Pull, task: "asyncio.Task[Pulled]") -> None:
+        pull.turn.end()
+        self._no_longer_join(pull)
+        self._running.discard(pull)
+        if not task.cancelled() and task.exception() is not None and pull.waiters == 0:
+            _log.info(
+                "pull of %s, which nobody waits for any more, failed: %s", pull.model_id, task.exception()
+            )
+
+    def _no_longer_join(self, pull: _Pull) -> None:
+        if self._to_join.get(pull.model_id) is pull:
+            del self._to_join[pull.model_id]
+
+    async def _run(self, pull: _Pull) -> Pulled:
+        await pull.turn.come()
+        directory = self._directories.path(pull.model_id)
+        request = await self._workshop.run(self._resolve, pull.path, pull.key)
+        try:
+            with _worded():
+                size = await self._bring(request, pull)
+                await self._workshop.run(self._publish, pull)
+        except BaseException:
+            await self._workshop.run(self._withdraw, pull)
+            raise
+        schema = str(directory / request.schema_name) if request.schema_path is not None else None
+        return Pulled(str(directory / request.name), request.key_for_runtime(size, schema), size)
+
+    def _resolve(self, path: str, key: str) -> StorageRequest:
+        config_dir = self._settings.storage_config_dir
+        return resolve(path, key, lambda name: read_storage_config(config_dir, name))
+
+    async def _bring(self, request: StorageRequest, pull: _Pull) -> int:
+        provider = open_provider(request.type, request.config, self._workshop)
+        model = await provider.find(request.path)
+        parts: list[tuple[Source, str]] = [(model, request.name)]
+        if request.schema_path is not None:
+            parts.append((await provider.find(request.schema_path), request.schema_name))
+        pull.total_bytes = sum(source.size_bytes for source, _ in parts)
+        await self._workshop.run(self._directories.stage, pull.staging, pull.model_id)
+        await self._speak_for_space(pull, sum(source.size_bytes for source, _ in parts if source.copied))
+        for source, name in parts:
+            await source.fetch(pull.staging / name, pull.advance)
+        return model.size_bytes
+
+    async def _speak_for_space(self, pull: _Pull, wanted: int) -> None:
+        if not wanted:
+            return
+        # One at a time, or two that fit one after the other would refuse each other.
+        async with self._measuring:
+            spoken_for = sum(other.spoken_for_bytes for other in self._running)
+            await self._workshop.run(
+                check_space, self._directories.root, wanted, spoken_for, self._settings.reserved_bytes
+            )
+            pull.to_write_bytes = wanted
+
+    def _publish(self, pull: _Pull) -> None:
+        self._directories.publish(pull.staging, pull.model_id)
+        pull.published = True
+
+    def _withdraw(self, pull: _Pull) -> None:
+        # Cancelled at the very last moment, after the work was done.
+        if pull.published:
+            self._directories.delete(pull.model_id)
+        self._directories.discard(pull.staging)
+
+
+@contextmanager
+def _worded() -> Iterator[None]:
+    """Words failures as KServe ModelMesh does; clients match on it."""
+    try:
+        yield
+    except PullFailure as error:
+        raise PullFailure(error.code, f"{_PREFIX}{error.message}") from error
+    except OSError as error:
+        failure = disk_failure(error, "store the model")
+        raise PullFailure(failure.code, f"{_PREFIX}{failure.message}") from error
