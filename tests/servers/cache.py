@@ -113,9 +113,9 @@ class Build:
                 f"{done.returncode}. The whole output is in {self.log}; its end:\n{tail}"
             )
 
-    def venv(self) -> Path:
-        """Makes a virtual environment in the folder and returns its interpreter."""
-        self.run(sys.executable, "-m", "venv", self.folder / "venv")
+    def venv(self, base: Path = Path(sys.executable)) -> Path:
+        """Makes a virtual environment of ``base`` in the folder and returns its interpreter."""
+        self.run(base, "-m", "venv", self.folder / "venv")
         return self.folder / "venv" / "bin" / "python"
 
     def pip_install(self, python: Path, *requirements: str | Path) -> None:
@@ -133,6 +133,24 @@ def require_program(name: str, needed_by: str, remedy: str) -> str:
     if path is None:
         raise ServerUnavailableError(f"{needed_by} needs `{name}`, which is not on PATH: {remedy}")
     return path
+
+
+def interpreter(versions: Sequence[str], needed_by: str) -> Path:
+    """A Python of one of the given versions (such as ``3.11``): the running one, or one on ``PATH``.
+
+    Raises:
+        ServerUnavailableError: There is none.
+    """
+    if f"{sys.version_info.major}.{sys.version_info.minor}" in versions:
+        return Path(sys.executable)
+    for version in versions:
+        path = shutil.which(f"python{version}")
+        if path:
+            return Path(path)
+    raise ServerUnavailableError(
+        f"{needed_by} needs Python {' or '.join(versions)}, and this is {sys.version.split()[0]}: "
+        "install one of them"
+    )
 
 
 @contextmanager

@@ -9,9 +9,11 @@ from typing import Protocol
 import pytest
 
 from tests.servers import etcd as etcd_server
+from tests.servers import mlserver as ml_server
 from tests.servers import s3 as s3_server
 from tests.servers.cache import Recipe, ServerUnavailableError
 from tests.servers.etcd import EtcdCluster, EtcdServer, RootUser
+from tests.servers.mlserver import MLServer
 from tests.servers.s3 import S3Server
 from tests.servers.tls import Certificates
 
@@ -19,6 +21,7 @@ from tests.servers.tls import Certificates
 # use are installed: an installation takes longer than any test may.
 PROGRAMS: dict[str, Callable[[], Recipe]] = {
     "etcd_program": etcd_server.recipe,
+    "mlserver_program": ml_server.recipe,
     "s3_program": s3_server.recipe,
 }
 _installed: dict[str, Path | ServerUnavailableError] = {}
@@ -152,6 +155,21 @@ def s3_program() -> Path:
 def s3(s3_program: Path, tmp_path: Path) -> Iterator[S3Server]:
     """A started S3 server without buckets, of the test's own."""
     server = S3Server(s3_program, tmp_path / "s3")
+    server.start()
+    yield server
+    server.process.kill()
+
+
+@pytest.fixture(scope="session")
+def mlserver_program() -> Path:
+    """The folder with MLServer's environment."""
+    return _program("mlserver_program")
+
+
+@pytest.fixture(scope="module")
+def mlserver(mlserver_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLServer]:
+    """A started MLServer, one for the tests of a module: each names its models apart and may restart it."""
+    server = MLServer(mlserver_program, tmp_path_factory.mktemp("mlserver"))
     server.start()
     yield server
     server.process.kill()
