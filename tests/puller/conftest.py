@@ -5,6 +5,12 @@ import pytest
 
 from mesh.puller import Puller, PullerSettings
 
+
+def names(directory: Path | str) -> list[str]:
+    """What is in a directory."""
+    return sorted(entry.name for entry in Path(directory).iterdir())
+
+
 MakePuller = Callable[..., Puller]
 
 

@@ -76,10 +76,10 @@ class ModelDirectories:
             The names of the directories removed.
         """
         self._root.mkdir(parents=True, exist_ok=True)
-        remove(self._work)
         own = [entry for entry in self._root.iterdir() if (entry / MARKER_NAME).is_file()]
         for entry in own:
             self._remove(entry)
+        remove(self._work)
         return sorted(entry.name for entry in own)
 
     def _check_own(self, directory: Path) -> None:
