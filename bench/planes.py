@@ -4,14 +4,14 @@ from pathlib import Path
 
 from tests.servers.process import ServerProcess
 
-from bench.rig import Rig, address
+from bench.rig import Rig, free_address
 from bench.rivals import listens, start_backend
 from bench.windows import Starter, Subject
 
 
 def start_plane(rig: Rig, backend: str, *options: str) -> tuple[ServerProcess, str]:
     """Starts a data plane with routes for 20 models."""
-    listen = address()
+    listen = free_address()
     process = rig.python(
         "plane", "bench.plane_proxy", "--listen", listen, "--backend", backend, *options, core=rig.proxy_core
     )
@@ -32,7 +32,7 @@ def planes(rig: Rig, tools: Path) -> dict[str, Starter]:
 
     def forwarded() -> Subject:
         backend, where = start_backend(rig, tools)
-        peers = address()
+        peers = free_address()
         owner, _ = start_plane(rig, where, "--listen-peers", peers)
         entry, listen = start_plane(rig, peers, "--to-peer")
         return Subject("data plane, forwarded", listen, (owner.pid, entry.pid), (backend.pid,))

@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self
 
 from tests.servers.process import ServerProcess, free_port
@@ -60,8 +61,18 @@ class Rig:
         self._stack.callback(process.stop)
         return process
 
+    def on_exit(self, end: Callable[[], object]) -> None:
+        """Has something else ended when the rig is left."""
+        self._stack.callback(end)
+
+    def memory_directory(self) -> Path:
+        """A folder on a disk in memory, where the machine has one, that goes with the rig."""
+        shared_memory = Path("/dev/shm")
+        parent = shared_memory if shared_memory.is_dir() else None
+        return Path(self._stack.enter_context(TemporaryDirectory(prefix="mesh-bench-", dir=parent)))
+
     def python(
-        self, name: str, module: str, *arguments: str, core: int, env: Mapping[str, str] | None = None
+        self, name: str, module: str, *arguments: str, core: int | None, env: Mapping[str, str] | None = None
     ) -> ServerProcess:
         """Starts a Python module of this repository on one core."""
         return self.start(name, [sys.executable, "-m", module, *arguments], core=core, env=env)
@@ -79,7 +90,7 @@ def build_tools() -> Path:
     return HERE / "target" / "release"
 
 
-def address() -> str:
+def free_address() -> str:
     """A free address of loopback."""
     return f"127.0.0.1:{free_port()}"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.servers.process import ServerProcess
 
-from bench.rig import Rig, address, program
+from bench.rig import Rig, free_address, program
 from bench.windows import Starter, Subject
 
 Json = dict[str, Any]
@@ -18,7 +18,7 @@ def start_backend(rig: Rig, tools: Path, *options: str) -> tuple[ServerProcess, 
 
     Returns: the process and its address.
     """
-    where = address()
+    where = free_address()
     command: list[str | Path] = [tools / "null-runtime", "--listen", where, "--reply-bytes", "64", *options]
     process = rig.start("null-runtime", command, core=rig.load_core)
     process.wait_until(lambda: listens(where))
@@ -36,8 +36,8 @@ def listens(where: str) -> bool:
 
 
 def start_envoy(rig: Rig, binary: Path, backend: str) -> tuple[ServerProcess, str]:
-    """Starts Envoy with one worker thread, HTTP/2 on both sides, and one route for requests with a model id."""
-    listen = address()
+    """Starts Envoy with one worker thread, HTTP/2 on both sides and a route for requests with a model id."""
+    listen = free_address()
     http2: Json = {"explicit_http_config": {"http2_protocol_options": {}}}
     options = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
     extensions = "type.googleapis.com/envoy.extensions.filters"
@@ -78,16 +78,8 @@ def start_envoy(rig: Rig, binary: Path, backend: str) -> tuple[ServerProcess, st
     config = rig.directory / "envoy.json"
     listener = {"name": "bench", "address": _socket(listen), "filter_chains": [chain]}
     config.write_text(json.dumps({"static_resources": {"listeners": [listener], "clusters": [cluster]}}))
-    command: list[str | Path] = [
-        binary,
-        "--concurrency",
-        "1",
-        "--disable-hot-restart",
-        "--log-level",
-        "warning",
-        "-c",
-        config,
-    ]
+    command: list[str | Path] = [binary, "--concurrency", "1", "--disable-hot-restart"]
+    command += ["--log-level", "warning", "-c", config]
     process = rig.start("envoy", command, core=rig.proxy_core)
     process.wait_until(lambda: listens(listen))
     return process, listen
@@ -127,7 +119,7 @@ http {{
 
 def start_nginx(rig: Rig, binary: Path, backend: str) -> tuple[ServerProcess, str]:
     """Starts nginx with one worker process and kept connections to the backend."""
-    listen = address()
+    listen = free_address()
     config = rig.directory / "nginx.conf"
     config.write_text(NGINX.format(directory=rig.directory.resolve(), backend=backend, listen=listen))
     process = rig.start(
@@ -139,7 +131,7 @@ def start_nginx(rig: Rig, binary: Path, backend: str) -> tuple[ServerProcess, st
 
 def start_aio_proxy(rig: Rig, backend: str) -> tuple[ServerProcess, str]:
     """Starts the proxy in pure Python."""
-    listen = address()
+    listen = free_address()
     process = rig.python(
         "aio-proxy", "bench.aio_proxy", "--listen", listen, "--backend", backend, core=rig.proxy_core
     )

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from bench.meshes import meshes
 from bench.planes import planes
 from bench.report import machine_lines, request_tables
 from bench.rig import Rig, add_rig_options, build_tools, describe_machine, wait_for_quiet
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = parser.parse_args(arguments)
     tools = build_tools()
     with Rig(settings.directory, settings.proxy_core, settings.load_core) as rig:
-        starters = rivals(rig, tools) | planes(rig, tools)
+        starters = rivals(rig, tools) | planes(rig, tools) | meshes(rig, tools)
         chosen = [name for name in starters if name.startswith(tuple(settings.only or [""]))]
         subjects = [starters[name]() for name in chosen]
         write(settings, subjects, measure_all(settings, rig, tools, subjects))

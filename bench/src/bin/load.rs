@@ -143,8 +143,9 @@ async fn connect(settings: &Settings) -> Result<Vec<SendRequest<Bytes>>, Box<dyn
 /// Each of `concurrency` tasks sends its next request when the last one is answered.
 async fn closed_loop(phase: Arc<Phase>, connections: &[SendRequest<Bytes>], concurrency: usize) {
     let mut workers = JoinSet::new();
-    for connection in connections.iter().cycle().take(concurrency).cloned() {
+    for connection in connections.iter().cycle().take(concurrency) {
         let phase = phase.clone();
+        let connection = connection.clone();
         workers.spawn(async move {
             while let Some(n) = phase.take() {
                 phase.call(connection.clone(), n, Instant::now()).await;
