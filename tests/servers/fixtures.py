@@ -11,11 +11,13 @@ import pytest
 from tests.servers import etcd as etcd_server
 from tests.servers import mlserver as ml_server
 from tests.servers import s3 as s3_server
+from tests.servers import triton as triton_server
 from tests.servers.cache import Recipe, ServerUnavailableError
 from tests.servers.etcd import EtcdCluster, EtcdServer, RootUser
 from tests.servers.mlserver import MLServer
 from tests.servers.s3 import S3Server
 from tests.servers.tls import Certificates
+from tests.servers.triton import TritonServer
 
 # The fixtures below that stand for an installed program. Before the first test, those that the chosen tests
 # use are installed: an installation takes longer than any test may.
@@ -23,6 +25,7 @@ PROGRAMS: dict[str, Callable[[], Recipe]] = {
     "etcd_program": etcd_server.recipe,
     "mlserver_program": ml_server.recipe,
     "s3_program": s3_server.recipe,
+    "triton_program": triton_server.recipe,
 }
 _installed: dict[str, Path | ServerUnavailableError] = {}
 
@@ -173,3 +176,18 @@ def mlserver(mlserver_program: Path, tmp_path_factory: pytest.TempPathFactory) -
     server.start()
     yield server
     server.process.kill()
+
+
+@pytest.fixture(scope="session")
+def triton_program() -> Path:
+    """The folder with Triton's environment and backends."""
+    return _program("triton_program")
+
+
+@pytest.fixture(scope="module")
+def triton(triton_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """A started Triton, one for the tests of a module: each names its models apart and may restart it."""
+    server = TritonServer(triton_program, tmp_path_factory.mktemp("triton"))
+    server.start()
+    yield server
+    server.kill()

@@ -12,13 +12,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from ssl import SSLContext
 
-# The kernel ends a child when the thread that made it ends, not the process, and tests call from threads that
-# come and go: every child is made by this one thread, which lives as long as the test run.
-_spawner = ThreadPoolExecutor(max_workers=1, thread_name_prefix="server-spawner")
 _running: "set[ServerProcess]" = set()
 
 
@@ -30,7 +27,7 @@ class ServerProcess:
     """One process (with its children), its log, and the signals that tests send to it.
 
     Methods block, for as long as their argument or a second; a coroutine calls them through
-    :func:`asyncio.to_thread`. Should the test run be killed, the kernel kills the process.
+    :func:`asyncio.to_thread`. Should the test run be killed, the processes are too.
     """
 
     def __init__(
@@ -72,7 +69,17 @@ class ServerProcess:
         """Starts the process; it need not be ready when this returns."""
         if self.running:
             raise RuntimeError(f"{self.name} is running already")
-        self._process = _spawner.submit(self._spawn).result()
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._env,
+                cwd=self._cwd,
+                start_new_session=True,
+            )
+        _tell_reaper(f"+{self.pid}")
         _running.add(self)
 
     def wait_until(self, ready: Callable[[], bool], within: float = 30.0) -> None:
@@ -113,6 +120,7 @@ class ServerProcess:
         self._signal_group(signal.SIGKILL)
         status = self._started.wait()
         _running.discard(self)
+        _tell_reaper(f"-{self.pid}")
         return status
 
     def pause(self) -> None:
@@ -133,22 +141,25 @@ class ServerProcess:
             raise RuntimeError(f"{self.name} has not been started")
         return self._process
 
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        launcher = Path(__file__).with_name("_launch.py")
-        with self.log.open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-I", "-S", str(launcher), str(os.getpid()), *self.command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._env,
-                cwd=self._cwd,
-                start_new_session=True,
-            )
-
     def _signal_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._started.pid, number)
+
+
+@cache
+def _reaper() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", str(Path(__file__).with_name("_reaper.py"))],
+        stdin=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _tell_reaper(line: str) -> None:
+    pipe = _reaper().stdin
+    assert pipe is not None
+    print(line, file=pipe, flush=True)
 
 
 @atexit.register

@@ -1,12 +1,8 @@
 """The etcd of the tests does what the tests of the registry rely on."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -33,8 +29,6 @@ def test_a_paused_server_does_not_answer_until_resumed(etcd: EtcdServer) -> None
 
 
 def _health(etcd: EtcdServer, timeout: float) -> str:
-    import urllib.request
-
     with urllib.request.urlopen(f"{etcd.endpoint}/health", timeout=timeout) as answer:
         return str(json.load(answer)["health"])
 
@@ -64,29 +58,3 @@ def test_a_cluster_survives_the_loss_of_a_member(etcd_cluster: EtcdCluster) -> N
             break
         except OSError:
             assert time.monotonic() < deadline
-
-
-def test_no_server_outlives_a_killed_test_run(etcd_program: Path, tmp_path: Path) -> None:
-    script = f"""
-        import time
-        from pathlib import Path
-        from tests.servers.etcd import EtcdServer
-        server = EtcdServer(Path({str(etcd_program)!r}), Path({str(tmp_path)!r}))
-        server.start()
-        print(server.process.pid, flush=True)
-        time.sleep(60)
-    """
-    run = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert run.stdout is not None
-    server = int(run.stdout.readline())
-    os.kill(run.pid, signal.SIGKILL)
-    run.communicate()
-    deadline = time.monotonic() + 10
-    while Path(f"/proc/{server}/exe").exists():
-        assert time.monotonic() < deadline, "etcd is still running"
-        time.sleep(0.01)
