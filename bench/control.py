@@ -221,11 +221,12 @@ def _summary(report: dict[str, Any], pid: int) -> str:
     latency, cost = report["latency_us"], report["cost"]
     own = next(watched for watched in cost["watched"] if watched["pid"] == pid)
     known = cost["own_cpu_seconds"] + sum(watched["cpu_seconds"] for watched in cost["watched"])
-    foreign = max(0.0, cost["machine_cpu_seconds"] - known)
+    foreign = max(0.0, cost["machine_cpu_seconds"] - known) / report["seconds"]
+    each = own["cpu_seconds"] * 1e3 / max(report["ok"], 1)
     return (
         f"{report['rps']:,.0f}/s, p50 {latency['p50'] / 1000:.2f}, p99 {latency['p99'] / 1000:.2f}, "
         f"p99.9 {latency['p999'] / 1000:.2f} ms, "
-        f"{own['cpu_seconds'] * 1e3 / max(report['ok'], 1):.2f} CPU ms each, foreign {foreign / report['seconds']:.2f} cores"
+        f"{each:.2f} CPU ms each, foreign {foreign:.2f} cores"
     )
 
 
