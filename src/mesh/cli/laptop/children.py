@@ -92,8 +92,6 @@ class Child:
                 f"{self.spec.name} ended ({how}); starting it again in {delay:g} s. Its log: {self.spec.log}"
             )
             await asyncio.sleep(delay)
-            if self._stopping:
-                return
             await self.start()
 
     async def stop(self, grace_s: float) -> bool:

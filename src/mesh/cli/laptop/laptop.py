@@ -23,7 +23,7 @@ from mesh.cli.laptop.training import train_examples
 from mesh.instance import Instance, MetricsSettings, Settings
 from mesh.instance.logs import configure
 from mesh.protos import model_mesh_pb2
-from mesh.registry import MemoryStore, Store
+from mesh.registry import MemoryCluster, Store
 from mesh.runtimes import RuntimeEndpoints, SpiRuntime
 
 #: What the instances call their mesh.
@@ -87,13 +87,13 @@ class Laptop:
 
     async def _start(self, log: TextIO) -> list[CatalogModel]:
         configure("INFO", log)
-        store = MemoryStore() if self.plan.options.etcd is None else None
+        cluster = MemoryCluster() if self.plan.options.etcd is None else None
         total = len(self.plan.instances)
         ready = 0
 
         async def start_one(one: InstancePlan) -> None:
             nonlocal ready
-            await self._start_instance(one, store)
+            await self._start_instance(one, cluster.client() if cluster else None)
             ready += 1
             self.progress.under_way("instances", f"instances {ready}/{total}")
 
