@@ -7,10 +7,12 @@ from mesh.puller.failure import Code, PullFailure
 from mesh.puller.local import LocalProvider
 from mesh.puller.provider import Provider, ProviderFactory, Workshop
 from mesh.puller.pvc import PvcProvider
+from mesh.puller.s3 import open_s3
 
 PROVIDERS: Mapping[str, ProviderFactory] = {
     "local": LocalProvider,
     "pvc": PvcProvider,
+    "s3": open_s3,
 }
 
 

@@ -214,6 +214,20 @@ class Puller:
         return resolve(path, key, lambda name: read_storage_config(config_dir, name))
 
     async def _bring(self, request: StorageRequest, pull: _Pull) -> int:
+        for _ in range(self._settings.attempts - 1):
+            try:
+                return await self._bring_as_found(request, pull)
+            except PullFailure as failure:
+                if failure.code is not Code.ABORTED:
+                    raise
+                # The data was being replaced: look again, once the writer may have finished.
+                _log.info("pull of %s begins anew: %s", pull.model_id, failure.message)
+            pull.done_bytes = pull.to_write_bytes = 0
+            await self._workshop.run(self._directories.discard, pull.staging)
+            await asyncio.sleep(self._settings.retry_delay_s)
+        return await self._bring_as_found(request, pull)
+
+    async def _bring_as_found(self, request: StorageRequest, pull: _Pull) -> int:
         provider = open_provider(request.type, request.config, self._workshop)
         model = await provider.find(request.path)
         parts: list[tuple[Source, str]] = [(model, request.name)]
