@@ -1,11 +1,13 @@
 """Pure decisions: which instance gets a model, what its cache holds, which copy serves, and why.
 
-Nothing here awaits, logs, reads a clock or draws an unseeded random number; times come in as epoch milliseconds.
+Nothing here awaits, logs, reads a clock or draws an unseeded random number; times come in as epoch
+milliseconds.
 """
 
-from mesh.placement.cache import CopyState, CopyView, LocalCache
+from mesh.placement.cache import CopyView, LocalCache
 from mesh.placement.choose import InstanceFilter, Placement, PlacementPolicy, PlacementReason, choose
 from mesh.placement.decisions import Candidate, Decision, DecisionKind, DecisionRing
+from mesh.placement.entries import CopyState
 from mesh.placement.events import (
     CopyBusy,
     CopyClosed,
@@ -19,6 +21,7 @@ from mesh.placement.events import (
     RemovalReason,
     RemoveRequested,
     RuntimeLost,
+    RuntimeRestarted,
     ShutdownStarted,
     SizeMeasured,
     SizePredicted,
@@ -50,6 +53,7 @@ from mesh.placement.instructions import (
 )
 from mesh.placement.limits import UNIT_BYTES, CacheLimits, default_assume_loaded_ms, to_units
 from mesh.placement.reservations import Pending, Reservations
+from mesh.placement.victims import EvictionPolicy
 from mesh.placement.view import (
     NEVER_USED_MS,
     ClusterView,
@@ -75,6 +79,7 @@ __all__ = [
     "DecisionRing",
     "Deregister",
     "Event",
+    "EvictionPolicy",
     "EvictionReason",
     "Exclusion",
     "Failure",
@@ -107,6 +112,7 @@ __all__ = [
     "ReportRefused",
     "Reservations",
     "RuntimeLost",
+    "RuntimeRestarted",
     "ShutdownStarted",
     "SizeMeasured",
     "SizePredicted",

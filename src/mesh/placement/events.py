@@ -1,7 +1,7 @@
 """What happens to one instance's copies: the input of `LocalCache.handle`.
 
-Events that answer an instruction carry the ``load_id`` of that instruction, so that a late answer about a load
-that was given up is never taken for one about its successor.
+Events that answer an instruction carry its ``load_id``, so that a late answer about a load that was given up is
+never taken for one about its successor.
 """
 
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class RegistrationRefused:
-    """This instance is not to load the model after all: another one was first, or the registry failed.
+    """The instance is not to load the model after all: another one was first, or the registry failed.
 
     Attributes:
         message: for people.
@@ -174,6 +174,14 @@ class RuntimeLost:
 
 
 @dataclass(frozen=True, slots=True)
+class RuntimeRestarted:
+    """The runtime has come back with no model loaded: all its memory is free, lost memory included.
+
+    Loads under way are left to their own answers, which will be failures.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class ShutdownStarted:
     """No load is begun any more; those that have not reached the runtime are refused. Copies stay."""
 
@@ -199,6 +207,7 @@ Event = (
     | UnloadFinished
     | UnloadFailed
     | RuntimeLost
+    | RuntimeRestarted
     | ShutdownStarted
     | Tick
 )

@@ -124,7 +124,7 @@ class Deregister:
 
 @dataclass(frozen=True, slots=True)
 class StartUnload:
-    """Unload, not before ``not_before_ms`` (epoch milliseconds); answer `UnloadFinished` or `UnloadFailed`."""
+    """Unload, not before ``not_before_ms``, epoch milliseconds; answer `UnloadFinished` or `UnloadFailed`."""
 
     model_id: str
     not_before_ms: int

@@ -18,8 +18,8 @@ def to_units(size_bytes: int) -> int:
 def unload_buffer_units(capacity: int, default_model: int, loader_threads: int) -> int:
     """Memory kept free so that a load need not wait for the unload that makes room for it.
 
-    Room for what the loaders may bring in at once, between 1 % and 10 % of the capacity; the formula of KServe
-    ModelMesh.
+    Room for what the loaders may bring in at once, between 1 % and 10 % of the capacity; the formula of
+    KServe ModelMesh.
     """
     at_once = default_model * loader_threads // (2 if loader_threads <= 2 else 4)
     return max(min(at_once, capacity // 10), capacity // 100)
@@ -31,13 +31,13 @@ def full_threshold_units(capacity: int, default_model: int, loader_threads: int)
 
 
 def default_assume_loaded_ms(loading_timeout_ms: int) -> int:
-    """How long after its start a load is assumed done, before there are statistics; as KServe ModelMesh does."""
+    """How long after its start a load is assumed done before there are statistics; as in KServe ModelMesh."""
     return max(3_000, loading_timeout_ms // 3)
 
 
 @dataclass(frozen=True, slots=True)
 class CacheLimits:
-    """What one instance's cache may hold and how long it waits. Sizes in units of 8 KiB, times in milliseconds.
+    """What one instance's cache may hold and how long it waits, in units of 8 KiB and in milliseconds.
 
     Attributes:
         capacity: all memory that the runtime gives to models.
@@ -69,7 +69,8 @@ class CacheLimits:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be at least 1")
         if not 0 <= self.unload_buffer < self.capacity:
             raise ValueError(
-                f"unload_buffer is {self.unload_buffer}, must be at least 0 and below capacity, {self.capacity}"
+                f"unload_buffer is {self.unload_buffer}, must be at least 0 and below the capacity, "
+                f"{self.capacity}"
             )
 
     @classmethod
@@ -110,3 +111,13 @@ class CacheLimits:
             full_threshold=full_threshold_units(capacity, default_model, max_loading_concurrency),
             failure_expiry_ms=failure_expiry_ms,
         )
+
+
+def size_text(units: int) -> str:
+    """Writes a size for people, in the largest binary unit that leaves a whole part."""
+    size = float(units * UNIT_BYTES)
+    for name in ("KiB", "MiB", "GiB"):
+        size /= 1024
+        if size < 1024:
+            return f"{size:.1f} {name}"
+    return f"{size / 1024:.1f} TiB"

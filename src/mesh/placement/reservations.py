@@ -25,8 +25,8 @@ class _Reservation:
 class Reservations:
     """Placements that count at once in the chooser's view, so that a burst spreads.
 
-    One is held from `add` until `release` (the load ended or was refused), until the instance renewed its record
-    after it accepted the load, or for ``ttl_ms``.
+    One is held until `release` (the load ended or was refused), until the instance renewed its record after it
+    accepted the load, or for ``ttl_ms``.
 
     Args:
         ttl_ms: after which a reservation is dropped in any case.

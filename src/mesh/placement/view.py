@@ -36,6 +36,7 @@ class InstanceView:
 
     @property
     def free_units(self) -> int:
+        """Never negative, even where more is used than there should be."""
         return max(0, self.capacity_units - self.used_units)
 
 
