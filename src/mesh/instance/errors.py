@@ -74,7 +74,7 @@ class MeshError(Exception):
             delay = duration_pb2.Duration()
             delay.FromNanoseconds(int(self.retry_after_s * 1e9))
             status.details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
-        return status.SerializeToString()
+        return bytes(status.SerializeToString())
 
 
 def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> any_pb2.Any:
@@ -84,18 +84,22 @@ def _packed(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) 
 
 
 def model_not_found(model_id: str) -> MeshError:
+    """The error of a model id that nobody registered."""
     return MeshError(grpc.StatusCode.NOT_FOUND, Reason.MODEL_NOT_FOUND, "model not found", model_id)
 
 
 def vmodel_not_found(vmodel_id: str) -> MeshError:
+    """The error of a vmodel id that nobody set."""
     return MeshError(grpc.StatusCode.NOT_FOUND, Reason.VMODEL_NOT_FOUND, "vmodel not found", vmodel_id)
 
 
 def invalid(message: str) -> MeshError:
+    """The error of a request that cannot be understood."""
     return MeshError(grpc.StatusCode.INVALID_ARGUMENT, Reason.INVALID_ARGUMENT, message)
 
 
 def registry_unavailable(message: str, model_id: str = "") -> MeshError:
+    """The error of what needs the registry while it is away."""
     return MeshError(
         grpc.StatusCode.UNAVAILABLE, Reason.REGISTRY_UNAVAILABLE, message, model_id, retry_after_s=1.0
     )

@@ -23,7 +23,9 @@ TIME_BUCKETS_MS = (
     0.5, 1, 2, 5, 10, 20, 50, 75, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 60_000, 120_000, 300_000,
 )  # fmt: skip
 #: Upper bounds of ages at eviction, milliseconds: 30 s to 90 days.
-AGE_BUCKETS_MS = tuple(1_000 * s for s in (30, 300, 900, 3_600, 14_400, 43_200, 86_400, 604_800, 2_592_000, 7_776_000))
+AGE_BUCKETS_MS = tuple(
+    1_000 * s for s in (30, 300, 900, 3_600, 14_400, 43_200, 86_400, 604_800, 2_592_000, 7_776_000)
+)
 #: Upper bounds of model sizes, bytes: 256 KiB to 4 GiB.
 MODEL_SIZE_BUCKETS = tuple(262_144 * 4**power for power in range(8))
 #: Upper bounds of message sizes, bytes: 128 B to 2 MiB.
@@ -143,7 +145,10 @@ class Metrics:
     ) -> None:
         self.per_model = per_model
         self.full_method_names = full_method_names
-        self._local = {name: _Histogram(tuple(bounds), max_series, idle_s) for name, (_, bounds) in _LOCAL_HISTOGRAMS.items()}
+        self._local = {
+            name: _Histogram(tuple(bounds), max_series, idle_s)
+            for name, (_, bounds) in _LOCAL_HISTOGRAMS.items()
+        }
         self._counters = dict.fromkeys(_COUNTERS, 0)
 
     def observe(self, name: str, value: float, model_id: str) -> None:
@@ -161,7 +166,9 @@ class Metrics:
             labels = ["modelId", "vModelId"] if self.per_model else []
             family = HistogramMetricFamily(PREFIX + name, text, labels=labels)
             for model_id, buckets, total in self._local[name].collect(now_s):
-                family.add_metric([model_id, ""] if self.per_model else [], _cumulative(buckets, bounds), total)
+                family.add_metric(
+                    [model_id, ""] if self.per_model else [], _cumulative(buckets, bounds), total
+                )
             yield family
         for name, text in _COUNTERS.items():
             counter = Metric(PREFIX + name, text, "unknown")
@@ -186,7 +193,9 @@ class Metrics:
 def _cumulative(buckets: list[int], bounds: Iterable[float]) -> list[tuple[str, float]]:
     total = 0
     result: list[tuple[str, float]] = []
-    for count, bound in zip(buckets, (*(f"{b:g}" if b < 1 else str(float(b)) for b in bounds), "+Inf"), strict=True):
+    for count, bound in zip(
+        buckets, (*(f"{b:g}" if b < 1 else str(float(b)) for b in bounds), "+Inf"), strict=True
+    ):
         total += count
         result.append((bound, total))
     return result

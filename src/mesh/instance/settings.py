@@ -93,7 +93,7 @@ def _metrics(value: str) -> MetricsSettings:
     options = dict(item.partition("=")[::2] for item in rest.split(";") if item)
     known = {"port", "scheme", "fq_names", "per_model_metrics", "mem_detail"}
     if unknown := options.keys() - known:
-        raise ValueError(f"unknown option {sorted(unknown)[0]!r}; known: {', '.join(sorted(known))}")
+        raise ValueError(f"unknown option {min(unknown)!r}; known: {', '.join(sorted(known))}")
     scheme = options.get("scheme", "https")
     if scheme not in {"http", "https"}:
         raise ValueError(f"scheme {scheme!r} must be http or https")
@@ -111,13 +111,15 @@ def _dataplane_config(value: str) -> Mapping[str, Any]:
     if not isinstance(config, dict):
         raise TypeError("must be a JSON object")
     if unknown := config.keys() - {"rpcConfigs", "allowOtherRpcs"}:
-        raise ValueError(f"unknown property {sorted(unknown)[0]!r}; known: rpcConfigs, allowOtherRpcs")
+        raise ValueError(f"unknown property {min(unknown)!r}; known: rpcConfigs, allowOtherRpcs")
     for method, rpc in config.get("rpcConfigs", {}).items():
         if unknown := rpc.keys() - {"idExtractionPath", "vModelId"}:
-            raise ValueError(f"unknown property {sorted(unknown)[0]!r} of {method}")
+            raise ValueError(f"unknown property {min(unknown)!r} of {method}")
         path = rpc.get("idExtractionPath") or []
         if not all(isinstance(number, int) and number > 0 for number in path):
-            raise ValueError(f"idExtractionPath of {method} must be a list of protobuf field numbers, got {path}")
+            raise ValueError(
+                f"idExtractionPath of {method} must be a list of protobuf field numbers, got {path}"
+            )
     return config
 
 
@@ -127,14 +129,16 @@ def _dataplane_config_file(value: str) -> Mapping[str, Any]:
 
 def setting(
     names: str,
-    parse: Callable[[str], T],
+    parse: Callable[[str], object],
     meaning: str,
     *,
     default: T,
 ) -> T:
     """A field read from the first of ``names`` (separated by spaces; later ones are older names) that is set."""
     # dataclasses.field is typed as returning the field's type, which is what makes annotations work.
-    return field(default=default, metadata={"names": tuple(names.split()), "parse": parse, "meaning": meaning})
+    return field(
+        default=default, metadata={"names": tuple(names.split()), "parse": parse, "meaning": meaning}
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +149,10 @@ class Settings:
         "WKUBE_POD_NAME", _text, "name of the pod; its last 12 characters are the instance id", default=""
     )
     service_name: str = setting(
-        "MM_SERVICE_NAME TAS_SERVICE_NAME", _text, "name of the mesh; instances of one name work together", default=""
+        "MM_SERVICE_NAME TAS_SERVICE_NAME",
+        _text,
+        "name of the mesh; instances of one name work together",
+        default="",
     )
     address: str = setting(
         "WKUBE_POD_IPADDR", _text, "IP address at which other instances reach this one", default="127.0.0.1"
@@ -154,7 +161,10 @@ class Settings:
         "MM_BIND_ADDRESS", _text, "IP address to listen on for requests and peers", default="0.0.0.0"
     )
     kv_store: str = setting(
-        "KV_STORE", _text, "registry: etcd:<file.json>, etcd:<host:port>[,...][;rootPrefix=P], or memory:", default=""
+        "KV_STORE",
+        _text,
+        "registry: etcd:<file.json>, etcd:<host:port>[,...][;rootPrefix=P], or memory:",
+        default="",
     )
     kv_prefix: str = setting(
         "MM_KVSTORE_PREFIX", _text, "prefix of registry keys; never change it in place", default="tas-runtime"
@@ -179,29 +189,50 @@ class Settings:
         "MM_SVC_GRPC_MAX_HEADERS_SIZE", _integer(1_024), "largest request metadata, bytes", default=8 << 10
     )
     max_connection_age_s: int = setting(
-        "MM_SVC_GRPC_MAX_CONNECTION_AGE_SECS", _integer(0), "age at which connections are renewed, s; 0 is never", default=0
+        "MM_SVC_GRPC_MAX_CONNECTION_AGE_SECS",
+        _integer(0),
+        "age at which connections are renewed, s; 0 is never",
+        default=0,
     )
     max_connection_age_grace_s: int = setting(
-        "MM_SVC_GRPC_MAX_CONNECTION_AGE_GRACE_SECS", _integer(0), "time for requests of an old connection, s; 0 is any", default=0
+        "MM_SVC_GRPC_MAX_CONNECTION_AGE_GRACE_SECS",
+        _integer(0),
+        "time for requests of an old connection, s; 0 is any",
+        default=0,
     )
     runtime_port: int | None = setting(
         "INTERNAL_GRPC_PORT", _port, "port of the model server's management API; default 8085", default=None
     )
     runtime_socket: str = setting(
-        "INTERNAL_GRPC_SOCKET_PATH", _text, "unix socket of the model server; default /tmp/mmesh/grpc.sock", default=""
+        "INTERNAL_GRPC_SOCKET_PATH",
+        _text,
+        "unix socket of the model server; default /tmp/mmesh/grpc.sock",
+        default="",
     )
     serving_port: int | None = setting(
-        "INTERNAL_SERVING_GRPC_PORT", _port, "port for inference, where it differs from the management port", default=None
+        "INTERNAL_SERVING_GRPC_PORT",
+        _port,
+        "port for inference, where it differs from the management port",
+        default=None,
     )
     serving_socket: str = setting(
         "INTERNAL_SERVING_GRPC_SOCKET_PATH", _text, "unix socket for inference, where it differs", default=""
     )
-    location: str = setting("MM_LOCATION", _text, "where the pod runs, for people; default its address", default="")
+    location: str = setting(
+        "MM_LOCATION", _text, "where the pod runs, for people; default its address", default=""
+    )
     zone: str = setting("MM_ZONE", _text, "zone of the pod, for people", default="")
-    labels: tuple[str, ...] = setting("MM_LABELS", _labels, "labels of the instance, separated by commas", default=())
-    version: str = setting("SERVICE_VERSION", _text, "version of this deployment, such as build-20261121-1", default="")
+    labels: tuple[str, ...] = setting(
+        "MM_LABELS", _labels, "labels of the instance, separated by commas", default=()
+    )
+    version: str = setting(
+        "SERVICE_VERSION", _text, "version of this deployment, such as build-20261121-1", default=""
+    )
     dataplane_config: Mapping[str, Any] | None = setting(
-        "MM_DATAPLANE_CONFIG", _dataplane_config, "JSON: which methods may be called and where the id is", default=None
+        "MM_DATAPLANE_CONFIG",
+        _dataplane_config,
+        "JSON: which methods may be called and where the id is",
+        default=None,
     )
     dataplane_config_file: Mapping[str, Any] | None = setting(
         "MM_DATAPLANE_CONFIG_PATH", _dataplane_config_file, "the same in a file", default=None
@@ -209,8 +240,8 @@ class Settings:
     max_queued_per_copy: int = setting(
         "MM_MAX_INFLIGHT_PER_MODEL_COPY",
         _integer(-(2**31)),
-        "requests at a copy of a model with limited concurrency, waiting ones included; 0 is max(16, 8 x limit), "
-        "negative any number",
+        "requests at a copy of a model with limited concurrency, waiting ones included; 0 is "
+        "max(16, 8 x limit), negative any number",
         default=0,
     )
     load_failure_expiry_ms: int = setting(
@@ -219,24 +250,46 @@ class Settings:
         "time before a failed load is tried again on the same instance, ms; half while the model is in use",
         default=900_000,
     )
+    min_churn_age_ms: int | None = setting(
+        "MESH_MIN_CHURN_AGE_MS",
+        _integer(0),
+        "a copy used more recently than this is not evicted for a model that is not loaded, ms; default "
+        "ten times a third of the loading timeout",
+        default=None,
+    )
     shutdown_timeout_ms: int = setting(
-        "SHUTDOWN_TIMEOUT_MS", _integer(1_000), "budget for handing models over when told to stop, ms", default=30_000
+        "SHUTDOWN_TIMEOUT_MS",
+        _integer(1_000),
+        "budget for handing models over when told to stop, ms",
+        default=30_000,
     )
     pull_models: bool = setting(
-        "USE_EMBEDDED_PULLER", _boolean, "fetch model data from storage before the model server loads it", default=False
+        "USE_EMBEDDED_PULLER",
+        _boolean,
+        "fetch model data from storage before the model server loads it",
+        default=False,
     )
     models_dir: str = setting("ROOT_MODEL_DIR", _text, "where pulled models go", default="/models")
     storage_config_dir: str = setting(
-        "STORAGE_CONFIG_DIR", _text, "directory of storage credentials, one JSON file each", default="/storage-config"
+        "STORAGE_CONFIG_DIR",
+        _text,
+        "directory of storage credentials, one JSON file each",
+        default="/storage-config",
     )
-    pvc_mounts_dir: str = setting("PVC_MOUNTS_DIR", _text, "directory of mounted volume claims", default="/pvc_mounts")
+    pvc_mounts_dir: str = setting(
+        "PVC_MOUNTS_DIR", _text, "directory of mounted volume claims", default="/pvc_mounts"
+    )
     local_models_dirs: tuple[str, ...] = setting(
-        "MESH_LOCAL_MODEL_DIRS", _labels, "directories that storage type 'local' may read, separated by commas", default=()
+        "MESH_LOCAL_MODEL_DIRS",
+        _labels,
+        "directories that storage type 'local' may read, separated by commas",
+        default=(),
     )
     adapter: str = setting(
         "MESH_ADAPTER",
         _text,
-        "model server beside this instance: 'spi' (speaks mmesh.ModelRuntime), 'mlserver', 'triton', or 'none' (pure router)",
+        "model server beside this instance: spi (speaks mmesh.ModelRuntime), mlserver, triton, or none "
+        "(a pure router)",
         default="spi",
     )
     shards: int = setting("MESH_DATAPLANE_SHARDS", _integer(1, 64), "threads that move bytes", default=1)
@@ -257,7 +310,9 @@ class Settings:
                 try:
                     values[spec.name] = spec.metadata["parse"](environment[name])
                 except (ValueError, TypeError, OSError) as error:
-                    raise SettingError(f"{name}={environment[name]!r}: {error} ({spec.metadata['meaning']})") from None
+                    raise SettingError(
+                        f"{name}={environment[name]!r}: {error} ({spec.metadata['meaning']})"
+                    ) from None
                 break
         pod_name = values.get("instance_id") or os.uname().nodename
         values["instance_id"] = pod_name[-INSTANCE_ID_LENGTH:].lstrip("-")
@@ -275,11 +330,17 @@ class Settings:
         if not self.service_name:
             raise SettingError("MM_SERVICE_NAME is not set: it names the mesh that this instance belongs to")
         if not self.kv_store:
-            raise SettingError("KV_STORE is not set: for example etcd:localhost:2379, or memory: for a mesh of one")
+            raise SettingError(
+                "KV_STORE is not set: for example etcd:localhost:2379, or memory: for a mesh of one"
+            )
         if not self.instance_id or "," in self.instance_id:
-            raise SettingError(f"WKUBE_POD_NAME: instance id {self.instance_id!r} must not be empty or contain a comma")
+            raise SettingError(
+                f"WKUBE_POD_NAME: instance id {self.instance_id!r} must not be empty or contain a comma"
+            )
         if not self.kv_prefix or "/" in self.kv_prefix or any(c.isspace() for c in self.kv_prefix):
-            raise SettingError(f"MM_KVSTORE_PREFIX={self.kv_prefix!r}: must not be empty or contain '/' or white space")
+            raise SettingError(
+                f"MM_KVSTORE_PREFIX={self.kv_prefix!r}: must not be empty or contain '/' or white space"
+            )
         for one, other in (
             ("runtime_port", "runtime_socket"),
             ("serving_port", "serving_socket"),
@@ -291,7 +352,7 @@ class Settings:
             raise SettingError(f"MESH_ADAPTER={self.adapter!r}: must be spi, mlserver, triton or none")
 
     def max_queued(self, max_concurrency: int) -> int:
-        """Requests that may wait for a slot of a copy that takes ``max_concurrency`` at once; -1 for any number."""
+        """Requests that may wait where ``max_concurrency`` are taken at once; -1 for any number."""
         if max_concurrency <= 0 or self.max_queued_per_copy < 0:
             return -1
         in_flight = self.max_queued_per_copy or max(16, 8 * max_concurrency)
@@ -332,7 +393,7 @@ _REFUSED = {
 def check_unsupported(environment: Mapping[str, str] = os.environ) -> list[str]:
     """Looks for variables that an instance does not act on.
 
-    Returns: one warning each, for unsupported and for unknown ``MM_*`` names, the latter with the nearest known one.
+    Returns: a warning for each unsupported and each unknown ``MM_*`` name, the latter with the nearest known.
 
     Raises:
         SettingError: a variable asks for protection that is not there.

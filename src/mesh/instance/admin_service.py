@@ -1,0 +1,197 @@
+"""What this instance answers to ``mesh models``, ``status``, ``explain`` and ``top``, on behalf of the whole mesh."""
+
+import asyncio
+import heapq
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from mesh.instance.errors import MeshError
+from mesh.instance.management import answer
+from mesh.instance.peer_service import PeerService
+from mesh.instance.peers import Peer, Peers
+from mesh.placement import NEVER_USED_MS, UNIT_BYTES
+from mesh.protos import admin_pb2, admin_pb2_grpc, peer_pb2
+from mesh.registry import InstanceRecord, ModelRecord, Registry
+
+#: Models in one page where the caller does not say.
+DEFAULT_PAGE = 1_000
+#: Decisions where the caller does not say how many.
+DEFAULT_DECISIONS = 50
+
+_LocalCopies = dict[str, peer_pb2.LocalCopy]
+
+
+class AdminService(admin_pb2_grpc.AdminServicer):
+    """The rpcs of ``mesh.admin.v1.Admin``. What an instance knows of its own copies is asked of it directly."""
+
+    def __init__(self, instance_id: str, registry: Registry, peers: Peers, own: PeerService) -> None:
+        self._instance_id = instance_id
+        self._registry = registry
+        self._peers = peers
+        self._own = own
+
+    async def ListModels(
+        self, request: admin_pb2.ListModelsRequest, context: Any
+    ) -> admin_pb2.ListModelsReply:
+        """Tells a page of models in order of their ids."""
+        return await answer(self._list_models(request), context)
+
+    async def _list_models(self, request: admin_pb2.ListModelsRequest) -> admin_pb2.ListModelsReply:
+        limit = request.limit or DEFAULT_PAGE
+        models = self._registry.models
+        ids = (
+            model_id
+            for model_id in models
+            if model_id > request.after
+            and model_id.startswith(request.prefix)
+            and (not request.loaded_only or models[model_id].copies)
+        )
+        page = heapq.nsmallest(limit + 1, ids)
+        copies = await self._copies_everywhere("")
+        reply = admin_pb2.ListModelsReply(
+            models=[
+                self._model(model_id, models[model_id], copies)
+                for model_id in page[:limit]
+                if model_id in models
+            ],
+            total=len(models),
+        )
+        if len(page) > limit:
+            reply.next = page[limit - 1]
+        return reply
+
+    async def DescribeModel(
+        self, request: admin_pb2.DescribeModelRequest, context: Any
+    ) -> admin_pb2.DescribeModelReply:
+        """Tells everything about one model."""
+        return await answer(self._describe_model(request), context)
+
+    async def _describe_model(self, request: admin_pb2.DescribeModelRequest) -> admin_pb2.DescribeModelReply:
+        record = self._registry.models.get(request.model_id)
+        if record is None:
+            return admin_pb2.DescribeModelReply(found=False)
+        copies = await self._copies_everywhere(request.model_id)
+        return admin_pb2.DescribeModelReply(found=True, model=self._model(request.model_id, record, copies))
+
+    async def ListInstances(
+        self,
+        request: admin_pb2.ListInstancesRequest,
+        context: Any,
+    ) -> admin_pb2.ListInstancesReply:
+        """Tells all instances."""
+        return await answer(self._list_instances(), context)
+
+    async def _list_instances(self) -> admin_pb2.ListInstancesReply:
+        peers = list(self._peers)
+        answered = await asyncio.gather(*(peer.answers() for peer in peers))
+        reachable = {peer.instance_id for peer, answers in zip(peers, answered, strict=True) if answers}
+        reachable.add(self._instance_id)
+        return admin_pb2.ListInstancesReply(
+            instances=[
+                _instance(instance_id, record, instance_id in reachable)
+                for instance_id, record in sorted(self._registry.instances.items())
+            ],
+            self=self._instance_id,
+            leader=self._registry.election.leader or "",
+            models_registered=len(self._registry.models),
+        )
+
+    async def Explain(self, request: admin_pb2.ExplainRequest, context: Any) -> admin_pb2.ExplainReply:
+        """Tells the newest decisions of all instances."""
+        return await answer(self._explain(request), context)
+
+    async def _explain(self, request: admin_pb2.ExplainRequest) -> admin_pb2.ExplainReply:
+        limit = request.limit or DEFAULT_DECISIONS
+        replies = await asyncio.gather(*(_decisions(peer, request.model_id, limit) for peer in self._peers))
+        decisions = list(self._own.local_decisions(request.model_id, limit).decisions)
+        for reply in replies:
+            decisions.extend(reply)
+        decisions.sort(key=lambda decision: decision.time_ms, reverse=True)
+        return admin_pb2.ExplainReply(decisions=decisions[:limit])
+
+    async def _copies_everywhere(self, model_id: str) -> dict[str, _LocalCopies]:
+        """Instance to its copies by model; instances that do not answer in time are left out."""
+        peers = list(self._peers)
+        replies = await asyncio.gather(*(_ask(peer, model_id) for peer in peers))
+        found = {self._instance_id: _by_model(self._own.local_models(model_id).copies)}
+        for peer, reply in zip(peers, replies, strict=True):
+            if reply is not None:
+                found[peer.instance_id] = _by_model(reply.copies)
+        by_model: dict[str, _LocalCopies] = defaultdict(dict)
+        for instance_id, copies in found.items():
+            for copy in copies.values():
+                by_model[copy.model_id][instance_id] = copy
+        return by_model
+
+    @staticmethod
+    def _model(model_id: str, record: ModelRecord, copies: dict[str, _LocalCopies]) -> admin_pb2.Model:
+        known = copies.get(model_id, {})
+        last_used_ms = max((copy.last_used_ms for copy in known.values()), default=0)
+        return admin_pb2.Model(
+            model_id=model_id,
+            type=record.type,
+            path=record.path,
+            copies=[
+                admin_pb2.Copy(
+                    instance_id=instance_id,
+                    state=copy.state,
+                    size_bytes=copy.size_bytes,
+                    since_ms=copy.since_ms,
+                    last_used_ms=copy.last_used_ms,
+                    in_flight=copy.in_flight,
+                    requests_per_minute=copy.requests_per_minute,
+                )
+                for instance_id, copy in sorted(known.items())
+                if copy.state != peer_pb2.COPY_STATE_FAILED
+            ],
+            failures=[
+                admin_pb2.Failure(
+                    instance_id=instance, time_ms=time, message=record.failure_message(instance)
+                )
+                for instance, time in record.failures.items()
+            ],
+            last_used_ms=max(record.last_used, last_used_ms),
+            references=record.refs,
+        )
+
+
+def _by_model(copies: Iterable[peer_pb2.LocalCopy]) -> _LocalCopies:
+    # A model that is loaded anew while its predecessor unloads is listed twice, the newer first.
+    by_model: _LocalCopies = {}
+    for copy in copies:
+        by_model.setdefault(copy.model_id, copy)
+    return by_model
+
+
+def _instance(instance_id: str, record: InstanceRecord, reachable: bool) -> admin_pb2.Instance:
+    return admin_pb2.Instance(
+        instance_id=instance_id,
+        location=record.location,
+        zone=record.zone,
+        labels=record.labels,
+        start_time_ms=record.start_time,
+        capacity_bytes=record.capacity * UNIT_BYTES,
+        used_bytes=record.used * UNIT_BYTES,
+        models=record.count,
+        loads_in_progress=record.loads_in_progress,
+        loader_threads=record.loading_threads,
+        requests_per_minute=record.request_rate,
+        oldest_used_ms=0 if record.oldest_use == NEVER_USED_MS else record.oldest_use,
+        shutting_down=record.shutting_down,
+        reachable=reachable,
+    )
+
+
+async def _ask(peer: Peer, model_id: str) -> peer_pb2.LocalModelsReply | None:
+    try:
+        return await peer.models(model_id)
+    except MeshError:
+        return None
+
+
+async def _decisions(peer: Peer, model_id: str, limit: int) -> Iterable[peer_pb2.Decision]:
+    try:
+        return (await peer.decisions(model_id, limit)).decisions
+    except MeshError:
+        return ()

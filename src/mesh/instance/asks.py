@@ -1,0 +1,183 @@
+"""Answers the data plane's asks: requests for which it has no usable copy."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+import grpc
+
+from mesh.dataplane import Ask, DataPlane
+from mesh.instance.errors import MeshError, Reason, status_from_number, vmodel_not_found
+from mesh.instance.loader import Loader
+from mesh.instance.metrics import Metrics
+from mesh.instance.peers import Peers
+from mesh.instance.placer import Placer
+from mesh.instance.routes import Routes
+from mesh.registry import Registry
+
+log = logging.getLogger(__name__)
+
+#: Attempts for one request, hits and misses together; as KServe ModelMesh has it.
+MAX_ATTEMPTS = 8
+#: Times that a request moves on because a model server is exhausted; as KServe ModelMesh has it.
+MAX_EXHAUSTED = 2
+#: A request that waited longer for a load counts as a cache miss, milliseconds; as KServe ModelMesh has it.
+MISS_MS = 10
+
+
+class Asks:
+    """Takes asks from one data plane and answers each, by a task of its own.
+
+    Args:
+        loader: None for a pure router.
+        runtime_endpoint: the model server's number in the data plane; None for a pure router.
+        now_ms: epoch milliseconds.
+    """
+
+    def __init__(
+        self,
+        instance_id: str,
+        registry: Registry,
+        dataplane: DataPlane,
+        routes: Routes,
+        peers: Peers,
+        placer: Placer,
+        loader: Loader | None,
+        runtime_endpoint: int | None,
+        metrics: Metrics,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._instance_id = instance_id
+        self._registry = registry
+        self._dataplane = dataplane
+        self._routes = routes
+        self._peers = peers
+        self._placer = placer
+        self._loader = loader
+        self._runtime_endpoint = runtime_endpoint
+        self._metrics = metrics
+        self._now_ms = now_ms
+        self._answering: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begins to answer; needs a running event loop."""
+        asyncio.get_running_loop().add_reader(self._dataplane.event_fd, self._take)
+
+    async def close(self) -> None:
+        """Answers no more; open asks are left to the end of the data plane."""
+        asyncio.get_running_loop().remove_reader(self._dataplane.event_fd)
+        tasks = tuple(self._answering)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _take(self) -> None:
+        loop = asyncio.get_running_loop()
+        for ask in self._dataplane.take_events():
+            task = loop.create_task(self._answer(ask))
+            self._answering.add(task)
+            task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, ask: Ask) -> None:
+        try:
+            await self._decide(ask)
+        except MeshError as error:
+            self._dataplane.answer_status(ask.token, error.status_number, error.message, error.details())
+        except Exception:
+            log.exception("request not decided", extra={"model": ask.model_id, "reason": ask.reason})
+            bug = MeshError(
+                grpc.StatusCode.INTERNAL,
+                Reason.INTERNAL,
+                "the mesh failed to bring the request to a copy; its log has the details",
+                ask.model_id,
+            )
+            self._dataplane.answer_status(ask.token, bug.status_number, bug.message, bug.details())
+
+    async def _decide(self, ask: Ask) -> None:
+        model_id = await self._active_model(ask.model_id) if ask.is_vmodel else ask.model_id
+        peer = self._peers.at(ask.endpoint)
+        match ask.reason:
+            case "not_here" if peer is not None:
+                self._routes.note_absent(model_id, peer)
+            case "unreachable" | "broken" if peer is not None:
+                self._routes.note_unreachable(peer)
+            case "lost" if self._loader is not None:
+                self._loader.lost(model_id)
+            case _:
+                pass
+        if ask.from_peer:
+            await self._decide_here(ask, model_id)
+        elif ask.reason in {"unavailable", "exhausted"}:
+            self._decide_held(ask, model_id)
+        elif ask.attempt >= MAX_ATTEMPTS:
+            raise _unreachable(model_id, ask)
+        else:
+            await self._bring(ask, model_id)
+
+    async def _active_model(self, vmodel_id: str) -> str:
+        record = self._registry.vmodels.get(vmodel_id) or await self._registry.vmodels.fetch(vmodel_id)
+        if record is None:
+            raise vmodel_not_found(vmodel_id)
+        self._dataplane.set_alias(vmodel_id, record.active)
+        return record.active
+
+    async def _decide_here(self, ask: Ask, model_id: str) -> None:
+        """A peer sent the request to the copy here: serve it here or say that there is none."""
+        if ask.reason in {"unavailable", "exhausted"}:
+            # The peer knows the other copies.
+            self._dataplane.answer_held(ask.token)
+            return
+        loading = None if self._loader is None else self._loader.waiting(model_id)
+        if loading is not None and ask.attempt < MAX_ATTEMPTS:
+            outcome = await asyncio.shield(loading)
+            if outcome.loaded:
+                self._dataplane.answer_route(ask.token, model_id)
+                return
+        elif self._loader is not None and self._loader.is_serving(model_id) and ask.attempt == 0:
+            self._dataplane.answer_route(ask.token, model_id)
+            return
+        self._dataplane.answer_not_here(ask.token)
+
+    def _decide_held(self, ask: Ask, model_id: str) -> None:
+        """The copy's server is unavailable or exhausted: other copies may do better, more copies would not."""
+        others = [endpoint for endpoint in self._dataplane.route(model_id) if endpoint not in ask.tried]
+        limit = MAX_EXHAUSTED if ask.reason == "exhausted" else MAX_ATTEMPTS
+        if others and ask.attempt < limit:
+            self._dataplane.answer_route(ask.token, model_id)
+        else:
+            self._dataplane.answer_held(ask.token)
+
+    async def _bring(self, ask: Ask, model_id: str) -> None:
+        others = [endpoint for endpoint in self._dataplane.route(model_id) if endpoint not in ask.tried]
+        if others:
+            self._dataplane.answer_route(ask.token, model_id)
+            return
+        tried = {peer.instance_id for endpoint in ask.tried if (peer := self._peers.at(endpoint)) is not None}
+        unreachable = {instance_id for instance_id in tried if self._routes.is_suspect(instance_id)}
+        if self._runtime_endpoint in ask.tried and ask.reason in {"unreachable", "broken"}:
+            tried.add(self._instance_id)
+            unreachable.add(self._instance_id)
+        began = time.monotonic()
+        found = await self._placer.ensure_copy(
+            model_id,
+            last_used_ms=self._now_ms(),
+            urgent=True,
+            balanced=ask.balanced,
+            tried=frozenset(tried),
+            unreachable=frozenset(unreachable),
+        )
+        elapsed_ms = (time.monotonic() - began) * 1_000
+        if elapsed_ms > MISS_MS:
+            self._metrics.observe("cache_miss_milliseconds", elapsed_ms, model_id)
+        endpoint = self._runtime_endpoint if found.peer is None else found.peer.endpoint
+        if endpoint is None:
+            raise _unreachable(model_id, ask)
+        self._dataplane.answer_endpoint(ask.token, endpoint, model_id)
+
+
+def _unreachable(model_id: str, ask: Ask) -> MeshError:
+    message = f"no copy of model {model_id} answered in {ask.attempt} attempts"
+    if ask.message:
+        message += f"; the last answer was {status_from_number(ask.code).name}: {ask.message}"
+    return MeshError(grpc.StatusCode.UNAVAILABLE, Reason.UNREACHABLE, message, model_id, retry_after_s=1.0)

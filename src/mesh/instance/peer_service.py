@@ -1,0 +1,173 @@
+"""What this instance answers to its peers."""
+
+import asyncio
+from typing import Any
+
+from mesh.dataplane import DataPlane
+from mesh.instance.loader import Loader, LoadOutcome
+from mesh.instance.management import answer
+from mesh.instance.placer import Placer, model_info
+from mesh.instance.usage import Rates
+from mesh.placement import UNIT_BYTES, CopyState, CopyView, Decision, DecisionRing
+from mesh.protos import peer_pb2, peer_pb2_grpc
+
+STATES: dict[CopyState, peer_pb2.CopyState.ValueType] = {
+    CopyState.NEW: peer_pb2.COPY_STATE_QUEUED,
+    CopyState.QUEUED: peer_pb2.COPY_STATE_QUEUED,
+    CopyState.WAITING: peer_pb2.COPY_STATE_WAITING,
+    CopyState.LOADING: peer_pb2.COPY_STATE_LOADING,
+    CopyState.SIZING: peer_pb2.COPY_STATE_SIZING,
+    CopyState.LOADED: peer_pb2.COPY_STATE_LOADED,
+    CopyState.FAILED: peer_pb2.COPY_STATE_FAILED,
+    CopyState.UNLOADING: peer_pb2.COPY_STATE_UNLOADING,
+}
+
+
+class PeerService(peer_pb2_grpc.PeerServicer):
+    """The rpcs of ``mesh.peer.v1.Peer``, each about this instance alone."""
+
+    def __init__(
+        self,
+        instance_id: str,
+        placer: Placer,
+        loader: Loader | None,
+        dataplane: DataPlane,
+        ring: DecisionRing,
+        rates: Rates,
+    ) -> None:
+        self._instance_id = instance_id
+        self._placer = placer
+        self._loader = loader
+        self._dataplane = dataplane
+        self._ring = ring
+        self._rates = rates
+
+    async def Load(self, request: peer_pb2.LoadRequest, context: Any) -> peer_pb2.LoadReply:
+        """Loads a model here, or joins the load that is under way."""
+        return await answer(self._load(request), context)
+
+    async def _load(self, request: peer_pb2.LoadRequest) -> peer_pb2.LoadReply:
+        if self._loader is None:
+            return peer_pb2.LoadReply(
+                reason="router",
+                message=f"instance {self._instance_id} has no model server",
+                retry_elsewhere=True,
+            )
+        record = await self._placer.record(request.model_id)
+        waiter = self._loader.load(
+            model_info(request.model_id, record),
+            last_used_ms=request.last_used_ms,
+            urgent=request.urgent,
+            size_hint_bytes=request.size_hint_bytes,
+            why=request.reason,
+            beside=frozenset(request.beside),
+        )
+        if not request.wait and not waiter.done():
+            return peer_pb2.LoadReply(state=self._state(request.model_id))
+        return self._reply(request.model_id, await asyncio.shield(waiter))
+
+    def _reply(self, model_id: str, outcome: LoadOutcome) -> peer_pb2.LoadReply:
+        state = self._state(model_id)
+        if outcome.loaded:
+            state = peer_pb2.COPY_STATE_LOADED
+        elif outcome.failed:
+            state = peer_pb2.COPY_STATE_FAILED
+        return peer_pb2.LoadReply(
+            state=state,
+            reason=outcome.reason,
+            message=outcome.message,
+            code=int(outcome.code.value[0]),
+            retry_elsewhere=outcome.retry_elsewhere,
+        )
+
+    def _state(self, model_id: str) -> peer_pb2.CopyState.ValueType:
+        copy = None if self._loader is None else self._loader.cache.copy(model_id)
+        return peer_pb2.COPY_STATE_ABSENT if copy is None else STATES[copy.state]
+
+    async def CopyStatus(
+        self,
+        request: peer_pb2.CopyStatusRequest,
+        context: Any,
+    ) -> peer_pb2.CopyStatusReply:
+        """Tells the state of the copy here."""
+        return self.copy_status(request.model_id)
+
+    def copy_status(self, model_id: str) -> peer_pb2.CopyStatusReply:
+        """The state of the copy here."""
+        copy = None if self._loader is None else self._loader.cache.copy(model_id)
+        if copy is None:
+            return peer_pb2.CopyStatusReply(state=peer_pb2.COPY_STATE_ABSENT)
+        return peer_pb2.CopyStatusReply(
+            state=STATES[copy.state],
+            since_ms=copy.since_ms,
+            message=copy.message,
+            size_bytes=copy.units * UNIT_BYTES,
+            last_used_ms=copy.last_used_ms,
+            in_flight=self._dataplane.local_in_flight(model_id),
+        )
+
+    async def LocalModels(
+        self,
+        request: peer_pb2.LocalModelsRequest,
+        context: Any,
+    ) -> peer_pb2.LocalModelsReply:
+        """Tells all copies here, or that of one model."""
+        return self.local_models(request.model_id)
+
+    def local_models(self, model_id: str = "") -> peer_pb2.LocalModelsReply:
+        """All copies here, or that of one model."""
+        if self._loader is None:
+            return peer_pb2.LocalModelsReply()
+        self._loader.read_usage()
+        if model_id:
+            copy = self._loader.cache.copy(model_id)
+            copies = [] if copy is None else [copy]
+        else:
+            copies = self._loader.cache.copies()
+        return peer_pb2.LocalModelsReply(copies=[self._local_copy(copy) for copy in copies])
+
+    def _local_copy(self, copy: CopyView) -> peer_pb2.LocalCopy:
+        return peer_pb2.LocalCopy(
+            model_id=copy.model_id,
+            state=STATES[copy.state],
+            size_bytes=copy.units * UNIT_BYTES,
+            since_ms=copy.since_ms,
+            last_used_ms=copy.last_used_ms,
+            in_flight=copy.in_flight,
+            requests_per_minute=self._rates.of(copy.model_id),
+            message=copy.message or copy.why,
+        )
+
+    async def LocalDecisions(
+        self,
+        request: peer_pb2.LocalDecisionsRequest,
+        context: Any,
+    ) -> peer_pb2.LocalDecisionsReply:
+        """Tells recent decisions made here, newest first."""
+        return self.local_decisions(request.model_id, request.limit)
+
+    def local_decisions(self, model_id: str, limit: int) -> peer_pb2.LocalDecisionsReply:
+        """Recent decisions made here, newest first."""
+        return peer_pb2.LocalDecisionsReply(
+            decisions=[self._decision(decision) for decision in self._ring.newest(limit, model_id)]
+        )
+
+    def _decision(self, decision: Decision) -> peer_pb2.Decision:
+        return peer_pb2.Decision(
+            instance_id=self._instance_id,
+            time_ms=decision.time_ms,
+            kind=decision.kind.value,
+            model_id=decision.model_id,
+            summary=decision.summary,
+            chosen=decision.chosen,
+            candidates=[
+                peer_pb2.Candidate(
+                    instance_id=candidate.instance_id,
+                    refused=candidate.refused,
+                    score=candidate.score,
+                    rank=candidate.rank,
+                )
+                for candidate in decision.candidates
+            ],
+            related_models=decision.related_models,
+        )

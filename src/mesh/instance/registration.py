@@ -1,0 +1,215 @@
+"""Writes this instance's copies and failures to the models' records, in order for each model.
+
+What is to be removed is removed in the end, also where the registry is away for a while: such changes are kept
+and tried again. A copy is added at once or not at all, since a load waits for it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from mesh.registry import KEEP, Keep, ModelRecord, OutcomeUnknown, Registry, RegistryError, StoreUnavailable
+
+log = logging.getLogger(__name__)
+
+#: Between two tries while the registry is away, seconds.
+RETRY_INTERVAL_S = 1.0
+#: A load does not wait longer than this for its registration, seconds: a write's deadline and one try more.
+REGISTER_TIMEOUT_S = 7.0
+
+
+@dataclass(frozen=True, slots=True)
+class NotAdded:
+    """Why a copy was not entered.
+
+    Attributes:
+        message: for people.
+        look_again: another instance has a copy, so that looking again finds it.
+    """
+
+    message: str
+    look_again: bool = False
+
+
+class _Change(Protocol):
+    def apply(self, record: ModelRecord) -> ModelRecord: ...
+
+
+@dataclass(slots=True)
+class _AddCopy:
+    instance_id: str
+    started_ms: int
+    last_used_ms: int
+    beside: frozenset[str]
+    is_live: Callable[[str], bool]
+    done: asyncio.Future[NotAdded | None] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+    refusal: NotAdded | None = None
+
+    def apply(self, record: ModelRecord) -> ModelRecord:
+        others = [
+            other
+            for other in record.copies
+            if other != self.instance_id and other not in self.beside and self.is_live(other)
+        ]
+        if others:
+            self.refusal = NotAdded(f"instance {others[0]} has a copy or is loading one", look_again=True)
+            return record
+        self.refusal = None
+        return (
+            record.with_copy(self.instance_id, self.started_ms)
+            .without_failure(self.instance_id)
+            .with_use(self.last_used_ms)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _RemoveCopy:
+    instance_id: str
+    unloaded_ms: int
+
+    def apply(self, record: ModelRecord) -> ModelRecord:
+        if self.instance_id not in record.copies:
+            return record
+        return record.without_copy(self.instance_id, unloaded=self.unloaded_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class _MoveToFailures:
+    instance_id: str
+    failed_ms: int
+    message: str
+
+    def apply(self, record: ModelRecord) -> ModelRecord:
+        return record.without_copy(self.instance_id).with_failure(
+            self.instance_id, self.failed_ms, self.message
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _RemoveFailure:
+    instance_id: str
+
+    def apply(self, record: ModelRecord) -> ModelRecord:
+        return record.without_failure(self.instance_id)
+
+
+class Registration:
+    """What one instance writes about its own copies.
+
+    Args:
+        is_live: whether an instance is there; copies of others are no obstacle to a load.
+        now_ms: epoch milliseconds.
+    """
+
+    def __init__(
+        self, registry: Registry, instance_id: str, is_live: Callable[[str], bool], now_ms: Callable[[], int]
+    ) -> None:
+        self._registry = registry
+        self._instance_id = instance_id
+        self._is_live = is_live
+        self._now_ms = now_ms
+        self._pending: dict[str, list[_Change]] = {}
+        self._writers: dict[str, asyncio.Task[None]] = {}
+
+    async def add_copy(self, model_id: str, last_used_ms: int, beside: frozenset[str]) -> NotAdded | None:
+        """Enters this instance as one that loads the model, unless another one does.
+
+        Args:
+            beside: instances whose copies are no obstacle.
+
+        Returns: why not, or None where it is entered.
+        """
+        change = _AddCopy(self._instance_id, self._now_ms(), last_used_ms, beside, self._is_live)
+        self._add(model_id, change)
+        try:
+            async with asyncio.timeout(REGISTER_TIMEOUT_S):
+                return await asyncio.shield(change.done)
+        except TimeoutError:
+            if change in self._pending.get(model_id, []):
+                self._pending[model_id].remove(change)
+            # It may be written after all; the record must not promise a copy that nobody loads.
+            self.remove_copy(model_id)
+            return NotAdded(f"the registry did not take the registration within {REGISTER_TIMEOUT_S:g} s")
+
+    def remove_copy(self, model_id: str) -> None:
+        """Removes this instance from the model's copies."""
+        self._add(model_id, _RemoveCopy(self._instance_id, self._now_ms()))
+
+    def move_to_failures(self, model_id: str, message: str) -> None:
+        """Records that the load failed here."""
+        self._add(model_id, _MoveToFailures(self._instance_id, self._now_ms(), message))
+
+    def remove_failure(self, model_id: str) -> None:
+        """Forgets that a load failed here."""
+        self._add(model_id, _RemoveFailure(self._instance_id))
+
+    async def settle(self, timeout_s: float) -> bool:
+        """Waits until everything is written; returns whether it is after ``timeout_s`` seconds."""
+        writers = tuple(self._writers.values())
+        if not writers:
+            return True
+        _, pending = await asyncio.wait(writers, timeout=timeout_s)
+        return not pending
+
+    async def close(self) -> None:
+        """Gives up what is not written yet."""
+        writers = tuple(self._writers.values())
+        for writer in writers:
+            writer.cancel()
+        await asyncio.gather(*writers, return_exceptions=True)
+
+    def _add(self, model_id: str, change: _Change) -> None:
+        self._pending.setdefault(model_id, []).append(change)
+        if model_id not in self._writers:
+            self._writers[model_id] = asyncio.get_running_loop().create_task(self._write_all(model_id))
+
+    async def _write_all(self, model_id: str) -> None:
+        try:
+            await self._write(model_id)
+        finally:
+            del self._writers[model_id]
+
+    async def _write(self, model_id: str) -> None:
+        while changes := self._pending.pop(model_id, None):
+            try:
+                await self._registry.models.update(model_id, _together(changes))
+            except (StoreUnavailable, OutcomeUnknown) as error:
+                self._refuse(changes, f"the registry is away: {error}")
+                kept = [change for change in changes if not isinstance(change, _AddCopy)]
+                self._pending[model_id] = kept + self._pending.get(model_id, [])
+                if isinstance(error, OutcomeUnknown) and len(kept) < len(changes):
+                    self._pending[model_id].append(_RemoveCopy(self._instance_id, self._now_ms()))
+                if self._pending[model_id]:
+                    await asyncio.sleep(RETRY_INTERVAL_S)
+            except RegistryError as error:
+                log.exception("record not written", extra={"model": model_id})
+                self._refuse(changes, f"the registry refused: {error}")
+            else:
+                for change in changes:
+                    if isinstance(change, _AddCopy) and not change.done.done():
+                        change.done.set_result(change.refusal)
+
+    @staticmethod
+    def _refuse(changes: list[_Change], message: str) -> None:
+        for change in changes:
+            if isinstance(change, _AddCopy) and not change.done.done():
+                change.done.set_result(NotAdded(message))
+
+
+def _together(changes: list[_Change]) -> Callable[[ModelRecord | None], ModelRecord | Keep | None]:
+    def change_record(record: ModelRecord | None) -> ModelRecord | Keep | None:
+        if record is None:
+            for change in changes:
+                if isinstance(change, _AddCopy):
+                    change.refusal = NotAdded("the model is not registered", look_again=True)
+            return KEEP
+        changed = record
+        for change in changes:
+            changed = change.apply(changed)
+        return KEEP if changed == record else changed
+
+    return change_record

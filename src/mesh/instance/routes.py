@@ -1,0 +1,227 @@
+"""Keeps the data plane's routes in step with the registry and the copies of this instance."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mesh.dataplane import DataPlane
+from mesh.instance.peers import Peer, Peers
+from mesh.registry import InstanceRecord, ModelRecord, Registry
+
+log = logging.getLogger(__name__)
+
+#: A peer's word that it has loaded a model counts for so long without the registry showing it, seconds.
+WORD_TTL_S = 10.0
+#: A peer that did not answer is avoided for so long, seconds; a dead one's session ends soon after.
+SUSPICION_TTL_S = 5.0
+
+
+@dataclass(slots=True)
+class LocalCopies:
+    """What routes need to know of this instance's own copies.
+
+    Attributes:
+        endpoint: of the model server in the data plane; None for a pure router.
+        is_serving: whether a model's copy is loaded here.
+        max_concurrency: requests that a copy takes at once; 0 for any number.
+        max_queued: requests that may wait where so many are taken at once.
+    """
+
+    endpoint: int | None = None
+    is_serving: Callable[[str], bool] = field(default=lambda _: False)
+    max_concurrency: Callable[[str], int] = field(default=lambda _: 0)
+    max_queued: Callable[[int], int] = field(default=lambda _: -1)
+
+
+class Routes:
+    """Decides each model's route from its record and sets it in the data plane.
+
+    A route holds the copies that are believed to be loaded: a record lists an instance from the start of its load
+    on, so a copy counts after the time that loads of its type take, or at once where its instance said so. Where no
+    copy counts yet, the one whose load began first is the route: its instance lets requests wait.
+
+    Args:
+        assume_loaded_ms: how long loads of a type take, milliseconds.
+        now_ms: epoch milliseconds.
+    """
+
+    def __init__(
+        self,
+        instance_id: str,
+        registry: Registry,
+        dataplane: DataPlane,
+        peers: Peers,
+        local: LocalCopies,
+        assume_loaded_ms: Callable[[str], float],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._instance_id = instance_id
+        self._registry = registry
+        self._dataplane = dataplane
+        self._peers = peers
+        self._local = local
+        self._assume_loaded_ms = assume_loaded_ms
+        self._now_ms = now_ms
+        self._models_at: dict[str, set[str]] = {}
+        self._routed: set[str] = set()
+        self._words: dict[str, dict[str, float]] = {}
+        self._suspects: dict[str, asyncio.TimerHandle] = {}
+        self._ripening: dict[str, asyncio.TimerHandle] = {}
+
+    def start(self) -> None:
+        """Makes routes for what is there, and follows every change."""
+        self._registry.instances.subscribe(self._instance_changed, replay=True)
+        self._registry.models.subscribe(self._model_changed, replay=True)
+
+    def live(self, instance_id: str) -> bool:
+        """Whether an instance is there, this one included."""
+        return instance_id == self._instance_id or self._peers.get(instance_id) is not None
+
+    def has_copies(self, model_id: str) -> bool:
+        """Whether the registry lists a copy on an instance that is there, or a peer said so."""
+        record = self._registry.models.get(model_id)
+        return (record is not None and any(map(self.live, record.copies))) or model_id in self._routed
+
+    def note_loaded(self, model_id: str, peer: Peer) -> None:
+        """A peer said that it has the model loaded; the registry may show it only later."""
+        loop = asyncio.get_running_loop()
+        self._words.setdefault(model_id, {})[peer.instance_id] = loop.time() + WORD_TTL_S
+        loop.call_later(WORD_TTL_S + 0.1, self._forget_word, model_id, peer.instance_id)
+        self.refresh(model_id)
+
+    def note_absent(self, model_id: str, peer: Peer) -> None:
+        """A peer said that it has no copy: its earlier word is void."""
+        self._take_back_word(model_id, peer.instance_id)
+        self.refresh(model_id)
+
+    def note_unreachable(self, peer: Peer) -> None:
+        """A peer does not answer: for a while its copies are the last choice, until its session ends or it is back."""
+        loop = asyncio.get_running_loop()
+        if timer := self._suspects.pop(peer.instance_id, None):
+            timer.cancel()
+        else:
+            log.warning("peer does not answer", extra={"peer": peer.instance_id, "address": peer.address})
+        self._suspects[peer.instance_id] = loop.call_later(
+            SUSPICION_TTL_S, self._trust_again, peer.instance_id
+        )
+        self._refresh_all_at(peer.instance_id)
+
+    def is_suspect(self, instance_id: str) -> bool:
+        """Whether a peer did not answer a short while ago."""
+        return instance_id in self._suspects
+
+    def refresh(self, model_id: str) -> None:
+        """Decides the model's route anew."""
+        record = self._registry.models.get(model_id)
+        endpoints = self._endpoints(model_id, record) if record is not None else []
+        serving = self._local.endpoint is not None and self._local.is_serving(model_id)
+        if serving and self._local.endpoint is not None:
+            endpoints.insert(0, self._local.endpoint)
+        if endpoints:
+            limit = self._local.max_concurrency(model_id) if serving else 0
+            self._dataplane.set_route(
+                model_id, endpoints, max_concurrency=limit, max_queued=self._local.max_queued(limit)
+            )
+            self._routed.add(model_id)
+        elif model_id in self._routed:
+            self._dataplane.remove_route(model_id)
+            self._routed.discard(model_id)
+
+    def _endpoints(self, model_id: str, record: ModelRecord) -> list[int]:
+        now_ms, now_s = self._now_ms(), asyncio.get_running_loop().time()
+        assume_ms = self._assume_loaded_ms(record.type)
+        words = self._words.get(model_id, {})
+        ripe: list[int] = []
+        unripe: list[tuple[int, int]] = []
+        leaving: list[int] = []
+        for instance_id, started_ms in record.copies.items():
+            peer = self._peers.get(instance_id)
+            if peer is None:
+                continue
+            if instance_id in self._suspects or self._is_leaving(instance_id):
+                leaving.append(peer.endpoint)
+            elif started_ms + assume_ms <= now_ms or words.get(instance_id, 0) > now_s:
+                ripe.append(peer.endpoint)
+            else:
+                unripe.append((started_ms, peer.endpoint))
+        for other, until_s in words.items():
+            peer = self._peers.get(other)
+            if peer is not None and until_s > now_s and other not in record.copies:
+                ripe.append(peer.endpoint)
+        if unripe:
+            first_ms = min(unripe)[0]
+            self._refresh_later(model_id, (first_ms + assume_ms - now_ms) / 1_000)
+        if ripe or leaving:
+            # A leaving instance serves its copies until another has them; one that does not answer may be back.
+            return ripe or leaving
+        return [min(unripe)[1]] if unripe else []
+
+    def _is_leaving(self, instance_id: str) -> bool:
+        record = self._registry.instances.get(instance_id)
+        return record is None or record.shutting_down
+
+    def _refresh_later(self, model_id: str, delay_s: float) -> None:
+        if timer := self._ripening.pop(model_id, None):
+            timer.cancel()
+
+        def refresh() -> None:
+            self._ripening.pop(model_id, None)
+            self.refresh(model_id)
+
+        self._ripening[model_id] = asyncio.get_running_loop().call_later(max(0.001, delay_s), refresh)
+
+    def _forget_word(self, model_id: str, instance_id: str) -> None:
+        until_s = self._words.get(model_id, {}).get(instance_id)
+        if until_s is not None and until_s <= asyncio.get_running_loop().time():
+            self._take_back_word(model_id, instance_id)
+            self.refresh(model_id)
+
+    def _take_back_word(self, model_id: str, instance_id: str) -> None:
+        words = self._words.get(model_id, {})
+        words.pop(instance_id, None)
+        if not words:
+            self._words.pop(model_id, None)
+
+    def _trust_again(self, instance_id: str) -> None:
+        del self._suspects[instance_id]
+        self._refresh_all_at(instance_id)
+
+    def _refresh_all_at(self, instance_id: str) -> None:
+        for model_id in tuple(self._models_at.get(instance_id, ())):
+            self.refresh(model_id)
+
+    # What the mirrors tell
+
+    def _model_changed(self, model_id: str, old: ModelRecord | None, new: ModelRecord | None) -> None:
+        before = old.copies.keys() if old else set()
+        after = new.copies.keys() if new else set()
+        if not before and not after and model_id not in self._routed:
+            return
+        for instance_id in before - after:
+            models = self._models_at.get(instance_id)
+            if models is not None:
+                models.discard(model_id)
+                if not models:
+                    del self._models_at[instance_id]
+        for instance_id in after - before:
+            self._models_at.setdefault(instance_id, set()).add(model_id)
+        self.refresh(model_id)
+
+    def _instance_changed(
+        self, instance_id: str, old: InstanceRecord | None, new: InstanceRecord | None
+    ) -> None:
+        if instance_id == self._instance_id:
+            return
+        if new is None or not new.endpoint:
+            self._peers.remove(instance_id)
+        else:
+            self._peers.add(instance_id, new.endpoint)
+        moved = old is None or new is None or old.endpoint != new.endpoint
+        if moved or (old and new and old.shutting_down != new.shutting_down):
+            self._refresh_all_at(instance_id)
+
+    def close(self) -> None:
+        """Follows changes no more."""
+        for timer in (*self._ripening.values(), *self._suspects.values()):
+            timer.cancel()

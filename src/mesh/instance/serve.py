@@ -1,0 +1,89 @@
+"""``mesh serve``: one instance from start to drain, as the process of a pod."""
+
+import asyncio
+import logging
+import os
+import signal
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from mesh.instance import logs
+from mesh.instance.instance import Instance
+from mesh.instance.settings import Settings, check_unsupported
+from mesh.registry import open_store
+from mesh.runtimes import ModelRuntime, RuntimeEndpoints, SpiRuntime
+
+log = logging.getLogger(__name__)
+
+#: Where Kubernetes looks for why a container ended.
+DEFAULT_TERMINATION_LOG = "/dev/termination-log"
+
+
+async def serve(settings: Settings) -> None:
+    """Runs an instance until SIGTERM or SIGINT, then drains it.
+
+    A second signal ends it at once.
+
+    Raises:
+        Exception: whatever kept it from starting; the text is left in the termination log, too.
+    """
+    logs.configure(settings.log_level, instance=settings.instance_id)
+    for warning in check_unsupported():
+        log.warning(warning)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop_or_abort, stop)
+    async with AsyncExitStack() as stack:
+        try:
+            store = await stack.enter_async_context(open_store(settings.kv_store))
+            runtime = make_runtime(settings)
+            if runtime is not None:
+                stack.push_async_callback(runtime.close)
+            instance = Instance(settings, store, runtime)
+            stack.push_async_callback(instance.close)
+            start = asyncio.ensure_future(instance.start())
+            stopped = asyncio.ensure_future(stop.wait())
+            await asyncio.wait((start, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if not start.done():
+                start.cancel()
+                return
+            await start
+        except Exception as error:
+            _leave_termination_message(f"{type(error).__name__}: {error}")
+            raise
+        await stopped
+        await instance.drain()
+    log.info("stopped")
+
+
+def _stop_or_abort(stop: asyncio.Event) -> None:
+    if stop.is_set():
+        os._exit(1)
+    stop.set()
+
+
+def _leave_termination_message(message: str) -> None:
+    path = Path(os.environ.get("LL_TERMINATION_MSG_PATH", DEFAULT_TERMINATION_LOG))
+    if path.parent.is_dir() and os.access(path if path.exists() else path.parent, os.W_OK):
+        path.write_text(message, encoding="utf-8")
+
+
+def make_runtime(settings: Settings) -> ModelRuntime | None:
+    """The driver of the model server that the settings name; None for a pure router."""
+    from mesh.instance.pulling import PullingRuntime, StorageSettings
+    from mesh.runtimes.adapters import AdapterSettings, MLServerRuntime, TritonRuntime
+
+    runtime: ModelRuntime
+    match settings.adapter:
+        case "none":
+            return None
+        case "mlserver":
+            runtime = MLServerRuntime(AdapterSettings.from_environment())
+        case "triton":
+            runtime = TritonRuntime(AdapterSettings.from_environment())
+        case _:
+            runtime = SpiRuntime(RuntimeEndpoints.from_environment(os.environ))
+    if settings.pull_models:
+        runtime = PullingRuntime(runtime, StorageSettings())
+    return runtime
