@@ -1,4 +1,4 @@
-"""The mesh's data plane without the mesh around it: fixed routes, no registry, every ask refused."""
+"""The mesh's data plane without the mesh around it: fixed routes, no registry; asks are answered at once."""
 
 import argparse
 import asyncio
@@ -21,11 +21,15 @@ async def serve(settings: argparse.Namespace) -> None:
     if settings.listen_peers:
         plane.listen(settings.listen_peers, peers=True)
 
-    def refuse() -> None:
+    def decide() -> None:
         for ask in plane.take_events():
-            plane.answer_status(ask.token, NOT_FOUND, f"{ask.reason}: {ask.model_id} {ask.message}")
+            if settings.resolve and ask.reason == "no_route":
+                plane.set_route(ask.model_id, [endpoint])
+                plane.answer_route(ask.token)
+            else:
+                plane.answer_status(ask.token, NOT_FOUND, f"{ask.reason}: {ask.model_id} {ask.message}")
 
-    asyncio.get_running_loop().add_reader(plane.event_fd, refuse)
+    asyncio.get_running_loop().add_reader(plane.event_fd, decide)
     await asyncio.Event().wait()
 
 
@@ -38,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--to-peer", action="store_true", help="the backend is another data plane")
     parser.add_argument("--model", default="m", help="prefix of the models' ids")
     parser.add_argument("--models", type=int, default=20)
+    parser.add_argument("--resolve", action="store_true", help="give models without a route one when asked")
     parser.add_argument("--per-model-metrics", action="store_true")
     uvloop.run(serve(parser.parse_args(arguments)))
 

@@ -21,6 +21,7 @@ from bench.windows import Shape, Subject, Window, measure, quietest
 
 SHAPES = (
     Shape("120 bytes, concurrency 1", 1, 1, 120),
+    Shape("120 bytes, concurrency 1, cores kept awake", 1, 1, 120, awake=True),
     Shape("120 bytes, concurrency 16", 16, 4, 120),
     Shape("120 bytes, concurrency 64", 64, 4, 120),
     Shape("600 KiB, concurrency 8", 8, 2, 600 << 10),
@@ -41,7 +42,7 @@ def measure_all(settings: argparse.Namespace, rig: Rig, tools: Path, subjects: S
                 one = measure(tools, rig.load_core, subject, shape, settings.seconds, MODELS)
                 windows[shape.name][subject.name].append(one)
                 print(
-                    f"{repeat + 1}/{settings.repeats} {shape.name:26} {subject.name:38}"
+                    f"{repeat + 1}/{settings.repeats} {shape.name:43} {subject.name:38}"
                     f"{one.rps:10,.0f}/s {one.p50:8,.0f} us {one.cpu:7.1f} ms/1000 {one.foreign:5.0%}",
                     file=sys.stderr,
                     flush=True,

@@ -8,7 +8,7 @@ use crate::wire::{Message, framed};
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
-    /// An inference: `--method` with `--bytes` of payload and the model's id as metadata.
+    /// An inference: `--bytes` of payload, and the model's id as metadata.
     Infer,
     /// `mmesh.ModelMesh/registerModel`.
     Register,
@@ -28,9 +28,9 @@ pub enum Pick {
 pub struct PlanSettings {
     #[arg(long, value_enum, default_value = "infer")]
     kind: Kind,
-    /// Full path of the inference method.
-    #[arg(long, default_value = "/bench.Null/predict")]
-    method: String,
+    /// Full path of the method; the default is that of the kind of request.
+    #[arg(long)]
+    method: Option<String>,
     #[arg(long, default_value_t = 120)]
     bytes: usize,
     /// Ids are this prefix and a number; without it an inference names no model.
@@ -69,12 +69,13 @@ pub struct Plan {
 impl Plan {
     /// Fails where the method is no path, or a management call has no model to name.
     pub fn new(settings: PlanSettings) -> Result<Self, String> {
-        let path = match settings.kind {
-            Kind::Infer => settings.method.as_str(),
+        let usual = match settings.kind {
+            Kind::Infer => "/bench.Null/predict",
             Kind::Register => "/mmesh.ModelMesh/registerModel",
             Kind::Ensure => "/mmesh.ModelMesh/ensureLoaded",
             Kind::Unregister => "/mmesh.ModelMesh/unregisterModel",
         };
+        let path = settings.method.as_deref().unwrap_or(usual);
         let uri = format!("http://mesh{path}")
             .parse()
             .map_err(|error| format!("--method {path}: {error}"))?;
