@@ -23,9 +23,18 @@ _BAD_CREDENTIALS = frozenset(
         "RequestTimeTooSkewed",
         "SignatureDoesNotMatch",
         "TokenRefreshRequired",
+        "XAdminUserNotFound",  # of versitygw
     }
 )
 _MAX_REASON = 300
+_SHORTEST_SECRET = 4
+_UNTRUSTED = "InvalidCertificate("
+_PHRASES = {
+    _UNTRUSTED: "its certificate is not trusted",
+    "Connection refused": "connection refused",
+    "dns error": "its name cannot be resolved",
+    "TimedOut": "timed out",
+}
 _STATUS = re.compile(r"status code: (\d{3})")
 _S3_CODE = re.compile(r"<Code>([^<]{1,100})</Code>")
 _S3_MESSAGE = re.compile(r"<Message>([^<]{1,300})</Message>")
@@ -76,7 +85,7 @@ class Errors:
 
     def _without_secrets(self, text: str) -> str:
         for secret in self.secrets:
-            if secret:
+            if len(secret) >= _SHORTEST_SECRET:
                 text = text.replace(secret, "***")
         return text
 
@@ -98,7 +107,7 @@ def _judge(error: Exception, text: str) -> tuple[Code, str]:
         return Code.UNAVAILABLE, ""
     if "Received redirect without LOCATION" in text or s3_code == "AuthorizationHeaderMalformed":
         return Code.INVALID_ARGUMENT, "; check 'region' and 'endpoint_url' of the storage config"
-    if "invalid peer certificate" in text:
+    if _UNTRUSTED in text:
         return Code.UNAVAILABLE, "; give the authority of its certificate as 'certificate'"
     if isinstance(error, ValueError) or (400 <= status < 500 and status not in {408, 429}):
         return Code.INVALID_ARGUMENT, ""
@@ -112,8 +121,8 @@ def _reason(text: str) -> str:
     if found := _S3_CODE.search(text):
         message = _S3_MESSAGE.search(text)
         return f"{found.group(1)}: {message.group(1)}" if message else found.group(1)
-    for phrase in ("invalid peer certificate", "Connection refused", "dns error", "TimedOut"):
+    for phrase, words in _PHRASES.items():
         if phrase in text:
-            return "timed out" if phrase == "TimedOut" else phrase
+            return words
     first = text.partition("\n")[0].strip()
     return first if len(first) <= _MAX_REASON else f"{first[:_MAX_REASON]}..."

@@ -6,14 +6,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedWriter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import obstore
+import obstore.store
 from obstore.exceptions import BaseError
 
 from mesh.puller.failure import Code, PullFailure
 from mesh.puller.names import check_name, split_path
 from mesh.puller.object_errors import Errors
 from mesh.puller.provider import Advance, Workshop
+
+if TYPE_CHECKING:
+    from obstore import GetOptions, ObjectMeta
 
 _LIST_CHUNK = 1000
 _WRITE_BYTES = 4 << 20
@@ -28,13 +33,13 @@ class RemoteFile:
         key: in the bucket.
         name: segments below the target; none where the object is the target.
         size: in bytes.
-        e_tag: of its content, where the store tells one.
+        e_tag: of its content, without the quotes; empty where the store tells none.
     """
 
     key: str
     name: tuple[str, ...]
     size: int
-    e_tag: str | None
+    e_tag: str
 
 
 class ObjectProvider:
@@ -84,7 +89,7 @@ class ObjectProvider:
             async for chunk in obstore.list(self._store, key or None, chunk_size=_LIST_CHUNK):
                 for meta in chunk:
                     name = tuple(meta["path"].split("/")[depth:])
-                    found.append(RemoteFile(meta["path"], name, meta["size"], meta["e_tag"]))
+                    found.append(RemoteFile(meta["path"], name, meta["size"], _e_tag(meta)))
                 if len(found) > limit:
                     raise PullFailure(
                         Code.INVALID_ARGUMENT,
@@ -102,7 +107,7 @@ class ObjectProvider:
             return ()
         except (BaseError, OSError, ValueError) as error:
             raise denied or self._errors.of(error, f"look up '{key}'") from error
-        return (RemoteFile(key, (), meta["size"], meta["e_tag"]),)
+        return (RemoteFile(key, (), meta["size"], _e_tag(meta)),)
 
 
 def without_markers(listed: Sequence[RemoteFile]) -> Sequence[RemoteFile]:
@@ -191,18 +196,17 @@ class ObjectSource:
 
     async def _attempt(self, file: RemoteFile, target: Path, transfer: "_Transfer") -> None:
         what = f"fetch '{file.key}'"
-        strong = file.e_tag is not None and not file.e_tag.startswith("W/")
+        # A weak tag matches nothing; the comparison below has to do then.
+        options: GetOptions = {"if_match": f'"{file.e_tag}"'} if file.e_tag and file.e_tag[:2] != "W/" else {}
         try:
-            answer = await obstore.get_async(
-                self._store, file.key, options={"if_match": file.e_tag} if strong else {}
-            )
+            answer = await obstore.get_async(self._store, file.key, options=options)
         except FileNotFoundError:
             if file.size == 0:
                 return  # the listed key ended in "/": it stands for an empty directory
             raise self._errors.changed(file.key) from None
         except (BaseError, OSError, ValueError) as error:
             raise self._errors.of(error, what) from error
-        if answer.meta["size"] != file.size or answer.meta["e_tag"] != file.e_tag:
+        if answer.meta["size"] != file.size or (file.e_tag and _e_tag(answer.meta) != file.e_tag):
             raise self._errors.changed(file.key)
         output = await self._workshop.run(_create, target)
         try:
@@ -223,6 +227,11 @@ class ObjectSource:
             await self._workshop.run(output.close)
         if transfer.bytes != file.size:
             raise _BrokenBody(self._errors.cut_short(file.key, transfer.bytes, file.size))
+
+
+def _e_tag(meta: "ObjectMeta") -> str:
+    # Not all stores put the quotes that belong there into listings.
+    return (meta["e_tag"] or "").replace('"', "")
 
 
 class _Transfer:

@@ -80,7 +80,6 @@ def open_s3(config: Mapping[str, Any], workshop: Workshop) -> ObjectProvider:
 
 
 def _endpoint(url: str) -> str:
-    url = url.strip().rstrip("/")
     if not url:
         return ""
     if "://" not in url:
@@ -95,7 +94,7 @@ def _endpoint(url: str) -> str:
             Code.INVALID_ARGUMENT,
             "storage of type 's3' has an 'endpoint_url' that is none; it looks like https://minio.example:9000",
         )
-    return url
+    return url.rstrip("/")
 
 
 def _backoff(settings: PullerSettings) -> "BackoffConfig":
