@@ -1,7 +1,6 @@
 """``mesh serve``: the instance of one pod."""
 
 import asyncio
-import sys
 
 import click
 
@@ -10,7 +9,7 @@ class _HelpWithSettings(click.Command):
     """A command whose help lists the settings of an instance."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from mesh.instance.settings import describe
+        from mesh.instance import describe
 
         with formatter.section("Environment variables"):
             formatter.write_dl(
@@ -28,12 +27,12 @@ def serve() -> None:
 
     Settings come from the environment, by the names that KServe ModelMesh has.
     """
-    from mesh.instance import Settings
+    from mesh.instance import SettingError, Settings
     from mesh.instance import serve as serve_instance
-    from mesh.instance.settings import SettingError
+    from mesh.registry import RegistryError
+    from mesh.runtimes import RuntimeFailure
 
     try:
-        settings = Settings.from_environment()
-    except SettingError as error:
-        raise click.ClickException(str(error)) from None
-    sys.exit(asyncio.run(serve_instance(settings)))
+        asyncio.run(serve_instance(Settings.from_environment()))
+    except (SettingError, RegistryError, RuntimeFailure, TimeoutError, OSError) as error:
+        raise click.ClickException(str(error) or type(error).__name__) from None

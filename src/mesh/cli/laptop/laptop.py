@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -23,12 +23,12 @@ from mesh.cli.laptop.training import train_examples
 from mesh.instance import Instance, MetricsSettings, Settings
 from mesh.instance.logs import configure
 from mesh.protos import model_mesh_pb2
-from mesh.registry import MemoryCluster, Store
+from mesh.registry import MemoryCluster, Store, open_store
 from mesh.runtimes import RuntimeEndpoints, SpiRuntime
 
 #: What the instances call their mesh.
 SERVICE_NAME = "laptop"
-#: How long requests under way may take when the mesh is ended, seconds.
+#: How long handing models over to other meshes of the same registry may take, seconds.
 DRAIN_GRACE_S = 5.0
 #: How long a model server may take to end before it is killed, seconds.
 CHILD_GRACE_S = 5.0
@@ -41,6 +41,14 @@ class LaptopError(Exception):
     """The mesh could not be started. The message tells why, with the remedy where there is one."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """An instance, and what has to be closed with it, itself included."""
+
+    instance: Instance
+    belongings: AsyncExitStack
+
+
 @dataclass(slots=True)
 class Laptop:
     """One mesh, from start to end. `run` does it all."""
@@ -49,7 +57,7 @@ class Laptop:
     progress: Progress
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     _children: list[Child] = field(default_factory=list, init=False)
-    _instances: list[Instance] = field(default_factory=list, init=False)
+    _members: list[_Member] = field(default_factory=list, init=False)
     _keepers: list[asyncio.Task[None]] = field(default_factory=list, init=False)
     _stop: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
@@ -87,13 +95,13 @@ class Laptop:
 
     async def _start(self, log: TextIO) -> list[CatalogModel]:
         configure("INFO", log)
-        cluster = MemoryCluster() if self.plan.options.etcd is None else None
+        cluster = MemoryCluster()
         total = len(self.plan.instances)
         ready = 0
 
         async def start_one(one: InstancePlan) -> None:
             nonlocal ready
-            await self._start_instance(one, cluster.client() if cluster else None)
+            await self._start_instance(one, cluster)
             ready += 1
             self.progress.under_way("instances", f"instances {ready}/{total}")
 
@@ -135,15 +143,12 @@ class Laptop:
             )
         return models
 
-    async def _start_instance(self, one: InstancePlan, store: Store | None) -> None:
+    async def _start_instance(self, one: InstancePlan, cluster: MemoryCluster) -> None:
         child = Child(one.server)
         self._children.append(child)
         await child.start()
-        instance = Instance(
-            self._settings(one), store, SpiRuntime(RuntimeEndpoints(management=(one.runtime_address,)))
-        )
-        self._instances.append(instance)
-        starting = asyncio.create_task(instance.start())
+        member = await self._make_member(one, cluster)
+        starting = asyncio.create_task(member.instance.start())
         ended = asyncio.create_task(child.ended())
         try:
             await asyncio.wait({starting, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -161,6 +166,23 @@ class Laptop:
             asyncio.create_task(child.keep_alive(lambda text: self.progress.tell(text, "yellow")))
         )
 
+    async def _make_member(self, one: InstancePlan, cluster: MemoryCluster) -> _Member:
+        async with AsyncExitStack() as stack:
+            etcd = self.plan.options.etcd
+            store: Store
+            if etcd is None:
+                store = cluster.client()
+                stack.push_async_callback(store.close)
+            else:
+                store = await stack.enter_async_context(open_store(etcd))
+            runtime = SpiRuntime(RuntimeEndpoints(management=(one.runtime_address,)))
+            stack.push_async_callback(runtime.close)
+            instance = Instance(self._settings(one), store, runtime)
+            stack.push_async_callback(instance.close)
+            member = _Member(instance, stack.pop_all())
+        self._members.append(member)
+        return member
+
     def _settings(self, one: InstancePlan) -> Settings:
         return Settings(
             instance_id=one.instance_id,
@@ -173,12 +195,14 @@ class Laptop:
             peer_port=0,
             probe_port=None,
             metrics=MetricsSettings(port=one.metrics_port),
+            # A person who tries one model after the other is no churn to be guarded against.
+            min_churn_age_ms=0,
         )
 
     async def _register(self, models: list[CatalogModel]) -> None:
         limit = asyncio.Semaphore(_REGISTRATIONS)
         registered = 0
-        address = self._instances[0].address
+        address = self._members[0].instance.address
 
         async def register(mesh: Mesh, model: CatalogModel) -> None:
             nonlocal registered
@@ -219,24 +243,27 @@ class Laptop:
 
     async def _end(self) -> None:
         """Ends instances first, so that requests under way are answered, then model servers."""
-        if self._instances or self._children:
+        if self._children:
             self.progress.tell("Ending; Ctrl-C again ends at once.")
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         results = await asyncio.gather(
-            *(self._end_instance(instance) for instance in self._instances), return_exceptions=True
+            *(self._end_member(member) for member in self._members), return_exceptions=True
         )
-        for instance, result in zip(self._instances, results, strict=True):
+        for member, result in zip(self._members, results, strict=True):
             if isinstance(result, BaseException):
-                self.progress.tell(f"instance at {instance.address} did not end cleanly: {result!r}", "red")
+                name = member.instance.settings.instance_id
+                self.progress.tell(f"{name} did not end cleanly: {result!r}", "red")
         await asyncio.gather(*(child.stop(CHILD_GRACE_S) for child in self._children))
         self._clean()
 
-    async def _end_instance(self, instance: Instance) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(instance.drain(), DRAIN_GRACE_S)
-        await instance.close()
+    async def _end_member(self, member: _Member) -> None:
+        # With a registry of its own the whole mesh ends: there is nobody to hand models over to.
+        if self.plan.options.etcd is not None and member.instance.ready:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(member.instance.drain(), DRAIN_GRACE_S)
+        await member.belongings.aclose()
 
     def _clean(self) -> None:
         shutil.rmtree(self.plan.temporary, ignore_errors=True)
