@@ -89,7 +89,8 @@ libraries() {
 }
 
 pip_install() {
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"
+	# pip calls maturin by its name.
+	PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"
 }
 
 is_stamped() { [ "$(cat ".venv/stamp-$1" 2>/dev/null)" = "$2" ]; }
