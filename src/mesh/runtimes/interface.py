@@ -67,7 +67,7 @@ class LoadedModel:
     max_concurrency: int = 0
 
 
-class RuntimeFailure(Exception):  # noqa: N818  a failure of the runtime, not of ours
+class RuntimeFailure(Exception):
     """A runtime refused or failed a call.
 
     Attributes:

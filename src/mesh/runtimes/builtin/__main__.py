@@ -1,0 +1,33 @@
+"""``python -m mesh.runtimes.builtin``: the built-in runtime on a socket or port."""
+
+import os
+from typing import Any
+
+import click
+
+from mesh.runtimes.python.command import run_with, server_options
+
+_THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@click.command()
+@server_options
+@click.option(
+    "--threads-per-request",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Threads that a library may use for one request.",
+)
+def main(threads_per_request: int, **given: Any) -> None:
+    """Serves ONNX, scikit-learn, XGBoost and LightGBM models."""
+    # Read once, when a library is loaded; without a limit each takes all cores for each request.
+    for name in _THREAD_SETTINGS:
+        os.environ.setdefault(name, str(threads_per_request))
+    from mesh.runtimes.builtin.runtime import BuiltinRuntime
+
+    run_with(BuiltinRuntime(threads_per_request), given)
+
+
+if __name__ == "__main__":
+    main()
