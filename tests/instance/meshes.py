@@ -1,0 +1,166 @@
+"""Meshes for tests: instances in this process, over an embedded registry, each with a scripted model server."""
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+
+from mesh.instance import Instance, Settings
+from mesh.protos import admin_pb2, admin_pb2_grpc, model_mesh_pb2, model_mesh_pb2_grpc
+from mesh.registry import MemoryCluster, MemoryStore, Store
+from mesh.runtimes import ModelRuntime, RuntimeEndpoints, SpiRuntime
+from tests.instance.scripted_runtime import ScriptedRuntime
+
+_METHOD = "/test.Echo/Call"
+_STREAM = "/test.Echo/CallStream"
+
+
+class Client:
+    """What a user of one instance can do."""
+
+    def __init__(self, address: str) -> None:
+        self.channel = grpc.aio.insecure_channel(address)
+        self.management: model_mesh_pb2_grpc.ModelMeshStub = model_mesh_pb2_grpc.ModelMeshStub(self.channel)
+        self.admin: admin_pb2_grpc.AdminStub = admin_pb2_grpc.AdminStub(self.channel)
+        self._call = self.channel.unary_unary(_METHOD)
+        self._stream = self.channel.stream_stream(_STREAM)
+
+    async def infer(self, model_id: str, body: bytes = b"x", timeout_s: float = 20, **metadata: str) -> bytes:
+        pairs = (
+            ("mm-model-id", model_id),
+            *((name.replace("_", "-"), value) for name, value in metadata.items()),
+        )
+        return bytes(await self._call(body, metadata=pairs, timeout=timeout_s))
+
+    def open_stream(self, model_id: str) -> Any:
+        return self._stream(metadata=(("mm-model-id", model_id),))
+
+    async def register(
+        self,
+        model_id: str,
+        *,
+        model_type: str = "test",
+        path: str = "",
+        key: str = "",
+        load: bool = False,
+        sync: bool = False,
+    ) -> model_mesh_pb2.ModelStatusInfo:
+        return await self.management.registerModel(
+            model_mesh_pb2.RegisterModelRequest(
+                modelId=model_id,
+                modelInfo=model_mesh_pb2.ModelInfo(type=model_type, path=path, key=key),
+                loadNow=load,
+                sync=sync,
+            ),
+            timeout=20,
+        )
+
+    async def unregister(self, model_id: str) -> None:
+        await self.management.unregisterModel(
+            model_mesh_pb2.UnregisterModelRequest(modelId=model_id), timeout=20
+        )
+
+    async def status(self, model_id: str) -> model_mesh_pb2.ModelStatusInfo:
+        return await self.management.getModelStatus(
+            model_mesh_pb2.GetStatusRequest(modelId=model_id), timeout=20
+        )
+
+    async def ensure_loaded(self, model_id: str, *, sync: bool = True) -> model_mesh_pb2.ModelStatusInfo:
+        return await self.management.ensureLoaded(
+            model_mesh_pb2.EnsureLoadedRequest(modelId=model_id, sync=sync), timeout=20
+        )
+
+    async def explain(self, model_id: str = "") -> Sequence[Any]:
+        reply = await self.admin.Explain(admin_pb2.ExplainRequest(model_id=model_id, limit=1_000), timeout=20)
+        return reply.decisions
+
+    async def describe(self, model_id: str) -> admin_pb2.Model:
+        return (
+            await self.admin.DescribeModel(admin_pb2.DescribeModelRequest(model_id=model_id), timeout=20)
+        ).model
+
+
+class Mesh:
+    """Some instances that share a registry. Use as an async context manager."""
+
+    _names = itertools.count()
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stack = AsyncExitStack()
+        self._cluster = MemoryCluster()
+        self.instances: list[Instance] = []
+        self.runtimes: list[ScriptedRuntime] = []
+        self.clients: list[Client] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._stack.aclose()
+
+    async def add(
+        self, runtime: ScriptedRuntime | None = None, *, router: bool = False, **settings: Any
+    ) -> Client:
+        """Starts one more instance and returns a client of it."""
+        number = next(self._names)
+        driver: ModelRuntime | None = None
+        if not router:
+            runtime = runtime or ScriptedRuntime(self.socket())
+            await runtime.start()
+            self._stack.push_async_callback(runtime.stop)
+            self.runtimes.append(runtime)
+            driver = SpiRuntime(RuntimeEndpoints(management=(runtime.address,)))
+            self._stack.push_async_callback(driver.close)
+        store: Store = MemoryStore(self._cluster)
+        self._stack.push_async_callback(store.close)
+        values: dict[str, Any] = {
+            "instance_id": f"test-{number}",
+            "service_name": "tests",
+            "kv_store": "memory:",
+            "host": "127.0.0.1",
+            "port": 0,
+            "peer_port": 0,
+            "probe_port": None,
+            "min_churn_age_ms": 0,
+            **settings,
+        }
+        instance = Instance(Settings(**values), store, driver)
+        self._stack.push_async_callback(instance.close)
+        await instance.start()
+        self.instances.append(instance)
+        client = Client(instance.address)
+        self._stack.push_async_callback(client.channel.close)
+        self.clients.append(client)
+        return client
+
+    def socket(self) -> Path:
+        """A path for one more model server."""
+        return self._folder / f"runtime-{next(self._names)}.sock"
+
+    async def settle(self) -> None:
+        """Lets records and routes reach every instance."""
+        for _ in range(200):
+            if all(len(list(instance._peers)) == len(self.instances) - 1 for instance in self.instances):
+                break
+            await asyncio.sleep(0.02)
+
+    def loads(self, model_id: str) -> int:
+        """How often a model was loaded, everywhere together."""
+        return sum(runtime.loads[model_id] for runtime in self.runtimes)
+
+
+async def eventually(check: Any, timeout_s: float = 10.0) -> None:
+    """Waits until ``check`` (plain or async) returns true."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            result = check()
+            if asyncio.iscoroutine(result):
+                result = await result
+            if result:
+                return
+            await asyncio.sleep(0.02)

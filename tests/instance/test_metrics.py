@@ -1,0 +1,49 @@
+"""The Prometheus endpoint and the probes."""
+
+import asyncio
+import urllib.error
+import urllib.request
+
+from mesh.instance import MetricsSettings
+from tests.instance.meshes import Mesh
+
+
+def _get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+async def test_metrics_have_the_names_and_labels_that_dashboards_know(
+    mesh: Mesh, unused_tcp_port: int
+) -> None:
+    client = await mesh.add(metrics=MetricsSettings(port=unused_tcp_port, per_model=True))
+    await client.register("m", load=True, sync=True)
+    await client.infer("m")
+    status, text = await asyncio.to_thread(_get, unused_tcp_port, "/metrics")
+    assert status == 200
+    assert (
+        'modelmesh_api_request_milliseconds_count{code="OK",method="Call",modelId="m",vModelId=""} 1.0'
+        in text
+    )
+    assert (
+        'modelmesh_invoke_model_milliseconds_count{code="OK",method="Call",modelId="m",vModelId=""} 1.0'
+        in text
+    )
+    assert 'modelmesh_loadmodel_milliseconds_count{modelId="m",vModelId=""} 1.0' in text
+    assert "modelmesh_instance_models_total 1.0" in text
+    assert "modelmesh_models_managed_total 1.0" in text
+    assert "modelmesh_loadmodel_failure 0.0" in text
+    assert 'le="0.5"' in text
+    assert 'le="300000.0"' in text
+
+
+async def test_probes_follow_the_instance(mesh: Mesh, unused_tcp_port: int) -> None:
+    await mesh.add(probe_port=unused_tcp_port)
+    assert (await asyncio.to_thread(_get, unused_tcp_port, "/ready"))[0] == 200
+    assert (await asyncio.to_thread(_get, unused_tcp_port, "/live/"))[0] == 200
+    assert (await asyncio.to_thread(_get, unused_tcp_port, "/other"))[0] == 404
+    await mesh.instances[0].drain()
+    assert (await asyncio.to_thread(_get, unused_tcp_port, "/ready"))[0] == 503
