@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import json
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import replace
@@ -104,7 +105,9 @@ class PullingRuntime(ModelRuntime):
             # The load will meet the same failure and report it to those who wait for the model.
             _log.info("cannot predict the size of model %s: %s", model.model_id, error)
             return None
-        return int(stored * self._size_multiplier) or None
+        # Adapters know their server's needs once they know the size of the files.
+        sized = replace(model, key=json.dumps({"disk_size_bytes": stored}))
+        return await self._inner.predict_size(sized) or int(stored * self._size_multiplier) or None
 
     async def model_size(self, model_id: str) -> int | None:
         """Asks the runtime."""

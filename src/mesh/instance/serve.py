@@ -71,7 +71,8 @@ def _leave_termination_message(message: str) -> None:
 
 def make_runtime(settings: Settings) -> ModelRuntime | None:
     """The driver of the model server that the settings name; None for a pure router."""
-    from mesh.instance.pulling import PullingRuntime, StorageSettings
+    from mesh.instance.pulling import PullingRuntime
+    from mesh.puller import Puller, PullerSettings
     from mesh.runtimes.adapters import AdapterSettings, MLServerRuntime, TritonRuntime
 
     runtime: ModelRuntime
@@ -85,5 +86,11 @@ def make_runtime(settings: Settings) -> ModelRuntime | None:
         case _:
             runtime = SpiRuntime(RuntimeEndpoints.from_environment(os.environ))
     if settings.pull_models:
-        runtime = PullingRuntime(runtime, StorageSettings())
+        storage = PullerSettings(
+            root=Path(settings.models_dir),
+            storage_config_dir=Path(settings.storage_config_dir),
+            pvc_mounts_dir=Path(settings.pvc_mounts_dir),
+            local_roots=tuple(Path(directory) for directory in settings.local_models_dirs),
+        )
+        runtime = PullingRuntime(runtime, Puller(storage))
     return runtime
