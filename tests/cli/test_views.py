@@ -1,6 +1,6 @@
 from io import StringIO
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import RenderableType
 
@@ -153,6 +153,7 @@ def test_loads_in_flight_are_shown() -> None:
     assert "No loads in flight" in text(views.top_frame(snapshot(())))
 
 
+@settings(max_examples=25)
 @given(st.integers(24, 100), st.integers(0, 80), st.integers(0, 40))
 def test_a_frame_fits_the_screen(height: int, models: int, decisions: int) -> None:
     many = tuple(

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 #: Written when every model is in place; tells what made them.
-STAMP = "made-by.json"
+STAMP = ".made-by.json"
 #: What must be installed for the examples of a model type, besides scikit-learn.
 LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "sklearn": ("joblib",),
@@ -185,11 +185,11 @@ def _boosted_lightgbm(rounds: int) -> Callable[[], Any]:
 
 EXAMPLES: tuple[Example, ...] = (
     Example("digits-forest", "sklearn", _digits, _forest(200)),
-    Example("digits-extra-trees", "sklearn", _digits, _extra_trees(110)),
+    Example("digits-extra-trees", "sklearn", _digits, _extra_trees(100)),
     Example("digits-parity", "sklearn", _digit_parity, _extra_trees(250)),
     Example("digits-halves", "sklearn", _digit_halves, _extra_trees(250)),
     Example("digits-svm", "sklearn", _digits, _support_vectors),
-    Example("digits-trees-onnx", "onnx", _digits, _extra_trees(90)),
+    Example("digits-trees-onnx", "onnx", _digits, _extra_trees(30)),
     Example("digits-network", "onnx", _digits, _network(512)),
     Example("digits-xgboost", "xgboost", _digits, _boosted_xgboost(40)),
     Example("digits-lightgbm", "lightgbm", _digits, _boosted_lightgbm(40)),

@@ -4,10 +4,14 @@ import asyncio
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mesh.cli.screen import console
+
+if TYPE_CHECKING:
+    from mesh.cli.laptop.plan import Plan
 
 _UNITS = {
     "": 1,
@@ -59,7 +63,7 @@ def default_state() -> Path:
 @click.option(
     "--capacity",
     type=Size(),
-    default="16MiB",
+    default="12MiB",
     show_default=True,
     help="Memory for models of each instance. What does not fit is unloaded when others are asked.",
 )
@@ -123,12 +127,7 @@ def up(
     The first run trains example models of four formats in some seconds; they need more memory than there is,
     so the mesh loads and unloads them as they are asked. Nothing is downloaded.
     """
-    from mesh.cli.laptop import Laptop, Options, PlanError, make_plan
-    from mesh.cli.laptop.catalog import CatalogError
-    from mesh.cli.laptop.laptop import LaptopError
-    from mesh.cli.laptop.progress import Progress
-    from mesh.cli.laptop.training import TrainingError
-    from mesh.runtimes import RuntimeFailure
+    from mesh.cli.laptop.plan import Options, PlanError, make_plan
 
     options = Options(
         instances=instances,
@@ -144,6 +143,20 @@ def up(
     )
     try:
         plan = make_plan(options)
-        asyncio.run(Laptop(plan, Progress(console())).run())
-    except (PlanError, LaptopError, CatalogError, TrainingError, RuntimeFailure) as error:
+    except PlanError as error:
         raise click.ClickException(str(error)) from None
+    _run(plan)
+
+
+def _run(plan: "Plan") -> None:
+    from mesh.cli.laptop.catalog import CatalogError
+    from mesh.cli.laptop.laptop import Laptop, LaptopError
+    from mesh.cli.laptop.progress import Progress
+    from mesh.cli.laptop.training import TrainingError
+    from mesh.registry import RegistryError
+    from mesh.runtimes import RuntimeFailure
+
+    try:
+        asyncio.run(Laptop(plan, Progress(console())).run())
+    except (LaptopError, CatalogError, TrainingError, RegistryError, RuntimeFailure, OSError) as error:
+        raise click.ClickException(str(error) or type(error).__name__) from None

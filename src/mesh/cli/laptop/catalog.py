@@ -86,27 +86,32 @@ def read_catalog(directory: Path) -> list[CatalogModel]:
 
 def _from_folder(folder: Path) -> CatalogModel:
     overrides = _overrides(folder / OVERRIDES)
-    path = folder / overrides["path"] if "path" in overrides else None
-    if path is not None and not path.exists():
-        raise CatalogError(f"{folder / OVERRIDES}: path {overrides['path']!r} does not exist in {folder}")
-    if "type" in overrides:
-        return _model(folder.name, overrides["type"], path or folder, overrides.get("key", ""))
-    if path is None:
-        known = sorted(
-            file
-            for file in folder.iterdir()
-            if file.suffix in TYPES and file.name not in {OVERRIDES, samples.FILE_NAME} and file.is_file()
-        )
-        if len(known) != 1:
-            found = f"it holds {', '.join(file.name for file in known)}" if known else "no ending in it tells"
+    told, key = overrides.get("type"), overrides.get("key", "")
+    if "path" in overrides:
+        path = folder / overrides["path"]
+        if not path.exists():
+            raise CatalogError(f"{folder / OVERRIDES}: path {overrides['path']!r} does not exist in {folder}")
+        if told is None and path.suffix not in TYPES:
             raise CatalogError(
-                f"{folder}: which file is the model, and of what type? {found}; "
-                f'say it in {folder / OVERRIDES}, such as {{"type": "sklearn", "path": "model.joblib"}}'
+                f'{folder / OVERRIDES}: the type of {path.name} is not known; add "type": "..."'
             )
-        path = known[0]
-    if path.suffix not in TYPES:
-        raise CatalogError(f'{folder / OVERRIDES}: the type of {path.name} is not known; add "type": "..."')
-    return _model(folder.name, TYPES[path.suffix], path, overrides.get("key", ""))
+        return _model(folder.name, told or TYPES[path.suffix], path, key)
+    fitting = sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix in TYPES and file.is_file() and file.name not in {OVERRIDES, samples.FILE_NAME}
+    )
+    if told is not None:
+        # Only of types that are listed here is it known that one file is all that they load.
+        one_file = told in TYPES.values() and len(fitting) == 1
+        return _model(folder.name, told, fitting[0] if one_file else folder, key)
+    if len(fitting) != 1:
+        found = f"it holds {', '.join(file.name for file in fitting)}" if fitting else "no ending in it tells"
+        raise CatalogError(
+            f"{folder}: which file is the model, and of what type? {found}; "
+            f'say it in {folder / OVERRIDES}, such as {{"type": "sklearn", "path": "model.joblib"}}'
+        )
+    return _model(folder.name, TYPES[fitting[0].suffix], fitting[0], key)
 
 
 def _overrides(file: Path) -> dict[str, str]:

@@ -13,10 +13,8 @@ from pathlib import Path
 from mesh.cli import words
 from mesh.cli.laptop.children import ChildSpec
 
-#: What a model of unknown size is taken for, bytes; told to the built-in model server.
-DEFAULT_MODEL_SIZE = words.MIB
-#: Ten models of the default size, which is the least that an instance accepts of a model server.
-LEAST_CAPACITY = 10 * DEFAULT_MODEL_SIZE
+#: Memory for models below which a mesh is of no use, bytes.
+LEAST_CAPACITY = words.MIB
 #: Longest path of a unix socket on Linux, bytes.
 LONGEST_SOCKET_PATH = 107
 
@@ -93,10 +91,9 @@ def make_plan(options: Options, environment: Mapping[str, str] = os.environ) -> 
     Raises:
         PlanError: a port is taken, or an option's value cannot be used.
     """
-    if options.capacity < LEAST_CAPACITY and options.runtime is None:
+    if options.capacity < LEAST_CAPACITY:
         raise PlanError(
-            f"--capacity {words.size(options.capacity)}: an instance needs at least "
-            f"{words.size(LEAST_CAPACITY)}, ten times what a model of unknown size is taken for"
+            f"--capacity {words.size(options.capacity)}: an instance needs at least {words.size(LEAST_CAPACITY)}"
         )
     last = options.port + options.instances - 1
     if last > 65_535:
