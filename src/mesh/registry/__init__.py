@@ -19,11 +19,12 @@ from mesh.registry.errors import (
 )
 from mesh.registry.keys import Keys
 from mesh.registry.memory import MemoryCluster, MemoryStore
-from mesh.registry.mirror import KEEP, Keep, Mirror, Subscriber, update_together
+from mesh.registry.mirror import Mirror, Subscriber
 from mesh.registry.records import EMPTY_CACHE, UNTYPED, InstanceRecord, ModelRecord, Record, VModelRecord
 from mesh.registry.registry import Registry
 from mesh.registry.session import Session, SessionState
 from mesh.registry.store import Batch, Delete, Entry, Event, Listing, Outcome, Page, Put, Store
+from mesh.registry.update import KEEP, Keep, update_together
 
 __all__ = [
     "EMPTY_CACHE",

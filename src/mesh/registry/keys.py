@@ -1,4 +1,4 @@
-"""Where in the store what is kept: the layout of KServe ModelMesh, so that its registry is picked up as it is."""
+"""Where in the store what is kept: the layout of KServe ModelMesh, so that its registry is taken over."""
 
 from dataclasses import dataclass
 

@@ -97,11 +97,8 @@ class ModelRecord(
                 loaded or its instance is gone, which leaves `last_unload` as it is.
         """
         copies = _without(self.copies, instance)
-        if len(copies) <= FEW_COPIES:
-            last_unload = 0
-        else:
-            last_unload = self.last_unload if unloaded is None else unloaded
-        return replace(self, copies=copies, last_unload=last_unload)
+        last_unload = self.last_unload if unloaded is None else unloaded
+        return replace(self, copies=copies, last_unload=last_unload if len(copies) > FEW_COPIES else 0)
 
     def with_failure(self, instance: str, failed: int, message: str = "") -> Self:
         """Records that a load failed at an instance; its copies are left alone."""
