@@ -11,17 +11,12 @@ Python to decide.
 from collections.abc import Mapping, Sequence
 from typing import Literal, final
 
-EndpointKind = Literal["runtime", "peer"]
+from mesh.dataplane.kinds import AskReason, EndpointKind
 
-#: Why the data plane asks.
-#:
-#: - ``no_route``: the table has no usable copy.
-#: - ``not_here``: the peer ``endpoint`` answered that it has no copy.
-#: - ``lost``: the local runtime answered that it does not know the model (a status rule matched).
-#: - ``unreachable``: no connection to ``endpoint``; the request was certainly not processed.
-#: - ``broken``: the connection to ``endpoint`` ended before a response head; it may have been processed.
-#: - ``unavailable`` / ``exhausted``: a status rule matched the answer of ``endpoint``; the answer is held back.
-AskReason = Literal["no_route", "not_here", "lost", "unreachable", "broken", "unavailable", "exhausted"]
+#: Upper bounds of the buckets of histograms of time, in milliseconds.
+TIME_BOUNDS_MS: list[float]
+#: Upper bounds of the buckets of histograms of size, in bytes.
+SIZE_BOUNDS_BYTES: list[float]
 
 @final
 class Ask:
@@ -213,6 +208,9 @@ class DataPlane:
 
     def answer_status(self, token: int, code: int, message: str, details: bytes = b"") -> None:
         """End with this status; ``details`` is a serialized ``google.rpc.Status`` for ``grpc-status-details-bin``."""
+
+    def answer_not_here(self, token: int) -> None:
+        """Tell the peer that sent the request that there is no copy here; its data plane asks anew, ``not_here``."""
 
     def answer_held(self, token: int) -> None:
         """Give the client the answer that is held back, unchanged. Only after ``unavailable``/``exhausted``/``lost``."""

@@ -1,0 +1,133 @@
+//! The client's side of a stream: its answer, and whether it still wants one.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, SendStream};
+use http::{HeaderMap, Response};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::grpc::Status;
+
+/// Why a stream ends before its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The client reset the stream or its connection ended.
+    Gone,
+    Expired,
+}
+
+enum Responding {
+    Waiting(SendResponse<Bytes>),
+    Streaming(SendStream<Bytes>),
+    Done,
+}
+
+pub struct Client {
+    responding: Responding,
+    pub deadline: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Client {
+    pub fn new(respond: SendResponse<Bytes>, deadline: Option<Instant>) -> Client {
+        let timer = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
+        Client { responding: Responding::Waiting(respond), deadline, timer }
+    }
+
+    /// Ready once the deadline has passed or the client has gone.
+    pub fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        let reset = match &mut self.responding {
+            Responding::Waiting(respond) => respond.poll_reset(cx).is_ready(),
+            Responding::Streaming(send) => send.poll_reset(cx).is_ready(),
+            Responding::Done => false,
+        };
+        if reset {
+            return Poll::Ready(Ended::Gone);
+        }
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().poll(cx).map(|()| Ended::Expired),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Waits for `future`, unless the stream ends before.
+    pub async fn unless_ended<F: Future>(&mut self, future: F) -> Result<F::Output, Ended> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if let Poll::Ready(value) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(value));
+            }
+            self.poll_ended(cx).map(Err)
+        })
+        .await
+    }
+
+    /// Sends the answer's head. Errors mean that the client is gone, which the next poll tells.
+    pub fn head(&mut self, head: Response<()>, end: bool) {
+        if let Responding::Waiting(respond) = &mut self.responding {
+            self.responding = match respond.send_response(head, end) {
+                Ok(send) if !end => Responding::Streaming(send),
+                _ => Responding::Done,
+            };
+        }
+    }
+
+    /// Waits until the client takes some of `bytes`; ready with how much, or None when it is gone.
+    pub fn poll_capacity(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Option<usize>> {
+        let Responding::Streaming(send) = &mut self.responding else { return Poll::Ready(None) };
+        poll_send_capacity(send, cx, wanted)
+    }
+
+    /// Sends a part of the answer; false when the client is gone.
+    pub fn data(&mut self, bytes: Bytes) -> bool {
+        match &mut self.responding {
+            Responding::Streaming(send) => send.send_data(bytes, false).is_ok(),
+            _ => false,
+        }
+    }
+
+    /// Ends an answer whose head was sent.
+    pub fn trailers(&mut self, trailers: HeaderMap) {
+        if let Responding::Streaming(mut send) = std::mem::replace(&mut self.responding, Responding::Done) {
+            // It fails only where the client is gone.
+            let _ = send.send_trailers(trailers);
+        }
+    }
+
+    /// Ends the stream with a status of our own, whatever was sent before.
+    pub fn status(&mut self, status: &Status) {
+        match self.responding {
+            Responding::Waiting(_) => self.head(status.trailers_only(), true),
+            _ => self.trailers(status.trailers()),
+        }
+    }
+
+    /// Ends the stream without an answer.
+    pub fn reset(&mut self, reason: Reason) {
+        match &mut self.responding {
+            Responding::Waiting(respond) => respond.send_reset(reason),
+            Responding::Streaming(send) => send.send_reset(reason),
+            Responding::Done => {}
+        }
+        self.responding = Responding::Done;
+    }
+}
+
+/// Ready with how many of `wanted` bytes may be sent, or None when the stream is closed.
+pub fn poll_send_capacity(send: &mut SendStream<Bytes>, cx: &mut Context<'_>, wanted: usize) -> Poll<Option<usize>> {
+    send.reserve_capacity(wanted);
+    loop {
+        let capacity = send.capacity();
+        if capacity > 0 {
+            return Poll::Ready(Some(capacity.min(wanted)));
+        }
+        match ready!(send.poll_capacity(cx)) {
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return Poll::Ready(None),
+        }
+    }
+}

@@ -1,0 +1,514 @@
+//! What Python sees. `_dataplane.pyi` is the contract.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use tokio::sync::mpsc;
+
+use std::sync::atomic::Ordering;
+
+use crate::address::Address;
+use crate::connection::Side;
+use crate::endpoint::EndpointKind;
+use crate::grpc::{Code, Status};
+use crate::hub::{Answer, Reason};
+use crate::lock::lock;
+use crate::metadata::NOT_HERE;
+use crate::metrics::{SIZE_BOUNDS, TIME_BOUNDS, collect};
+use crate::plane::{Drain, Plane};
+use crate::policy::{Control, Rpc, StatusRule};
+use crate::settings::Settings;
+use crate::shard::{Command, Inbox, start};
+
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<DataPlane>()?;
+    module.add_class::<Ask>()?;
+    module.add_class::<Usage>()?;
+    module.add_class::<HistogramSample>()?;
+    module.add_class::<Totals>()?;
+    module.add("TIME_BOUNDS_MS", TIME_BOUNDS.to_vec())?;
+    module.add("SIZE_BOUNDS_BYTES", SIZE_BOUNDS.to_vec())?;
+    Ok(())
+}
+
+#[pyclass(frozen, get_all, module = "mesh.dataplane")]
+pub struct Ask {
+    token: u64,
+    reason: &'static str,
+    model_id: String,
+    is_vmodel: bool,
+    from_peer: bool,
+    method: String,
+    endpoint: i64,
+    code: i32,
+    message: String,
+    attempt: u32,
+    tried: Vec<u32>,
+    balanced: bool,
+    deadline_ms: i64,
+}
+
+#[pymethods]
+impl Ask {
+    fn __repr__(&self) -> String {
+        format!(
+            "Ask(token={}, reason={:?}, model_id={:?}, attempt={}, tried={:?})",
+            self.token, self.reason, self.model_id, self.attempt, self.tried
+        )
+    }
+}
+
+#[pyclass(frozen, get_all, module = "mesh.dataplane")]
+pub struct Usage {
+    model_id: String,
+    last_used_ms: u64,
+    requests: u32,
+    in_flight: u32,
+}
+
+#[pyclass(frozen, get_all, module = "mesh.dataplane")]
+pub struct HistogramSample {
+    name: &'static str,
+    method: String,
+    code: &'static str,
+    model_id: String,
+    vmodel_id: String,
+    buckets: Vec<u64>,
+    sum: f64,
+}
+
+#[pyclass(frozen, get_all, module = "mesh.dataplane")]
+pub struct Totals {
+    connections: u64,
+    streams: u64,
+    waiting: u64,
+    queued: u64,
+    retained_bytes: u64,
+    requests: u64,
+    forwarded: u64,
+    replayed: u64,
+    routes: u64,
+}
+
+/// The threads, until they are closed.
+#[derive(Default)]
+struct Threads {
+    inboxes: Vec<Inbox>,
+    handles: Vec<JoinHandle<()>>,
+}
+
+#[pyclass(frozen, module = "mesh.dataplane")]
+pub struct DataPlane {
+    plane: Arc<Plane>,
+    threads: Mutex<Threads>,
+}
+
+fn bad(argument: &str, why: impl std::fmt::Display) -> PyErr {
+    PyValueError::new_err(format!("{argument}: {why}"))
+}
+
+fn positive(argument: &str, value: i64) -> PyResult<u64> {
+    u64::try_from(value)
+        .ok()
+        .filter(|&value| value > 0)
+        .ok_or_else(|| bad(argument, format!("must be positive, not {value}")))
+}
+
+fn not_negative(argument: &str, value: i64) -> PyResult<u64> {
+    u64::try_from(value).map_err(|_| bad(argument, format!("must not be negative, but is {value}")))
+}
+
+fn size(argument: &str, value: i64) -> PyResult<usize> {
+    positive(argument, value).map(|value| usize::try_from(value).unwrap_or(usize::MAX))
+}
+
+fn address(argument: &str, text: &str) -> PyResult<Address> {
+    Address::parse(text).map_err(|why| bad(argument, why))
+}
+
+fn normalized(prefixes: Vec<String>) -> Vec<String> {
+    prefixes.into_iter().map(|prefix| if prefix.starts_with('/') { prefix } else { format!("/{prefix}") }).collect()
+}
+
+fn field_path(argument: &str, method: &str, path: Vec<i64>) -> PyResult<Vec<u32>> {
+    let number = |field: i64| {
+        u32::try_from(field)
+            .ok()
+            .filter(|field| (1..1 << 29).contains(field))
+            .ok_or_else(|| bad(argument, format!("field number {field} of {method:?} is not in 1 to 536870911")))
+    };
+    path.into_iter().map(number).collect()
+}
+
+fn method_name(name: String) -> String {
+    name.strip_prefix('/').map(str::to_owned).unwrap_or(name)
+}
+
+#[pymethods]
+impl DataPlane {
+    #[new]
+    #[pyo3(signature = (
+        *, shards=1, max_message_bytes=16 << 20, max_metadata_bytes=8 << 10, max_retained_bytes=256 << 20, max_hops=3,
+        connect_timeout_ms=2_000, keepalive_interval_ms=10_000, max_connection_age_ms=0,
+        max_connection_age_grace_ms=0, per_model_metrics=false, max_model_series=10_000,
+        model_series_idle_ms=3_600_000,
+    ))]
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        shards: i64,
+        max_message_bytes: i64,
+        max_metadata_bytes: i64,
+        max_retained_bytes: i64,
+        max_hops: i64,
+        connect_timeout_ms: i64,
+        keepalive_interval_ms: i64,
+        max_connection_age_ms: i64,
+        max_connection_age_grace_ms: i64,
+        per_model_metrics: bool,
+        max_model_series: i64,
+        model_series_idle_ms: i64,
+    ) -> PyResult<DataPlane> {
+        let shards = size("shards", shards)?;
+        if shards > 256 {
+            return Err(bad("shards", format!("must be at most 256, not {shards}")));
+        }
+        let settings = Settings {
+            shards,
+            max_message_bytes: size("max_message_bytes", max_message_bytes)?,
+            max_metadata_bytes: size("max_metadata_bytes", max_metadata_bytes)?,
+            max_retained_bytes: usize::try_from(not_negative("max_retained_bytes", max_retained_bytes)?)?,
+            max_hops: u32::try_from(positive("max_hops", max_hops)?)?,
+            connect_timeout: Duration::from_millis(positive("connect_timeout_ms", connect_timeout_ms)?),
+            keepalive_interval: Duration::from_millis(positive("keepalive_interval_ms", keepalive_interval_ms)?),
+            max_connection_age: Duration::from_millis(not_negative("max_connection_age_ms", max_connection_age_ms)?),
+            max_connection_age_grace: Duration::from_millis(not_negative(
+                "max_connection_age_grace_ms",
+                max_connection_age_grace_ms,
+            )?),
+            per_model_metrics,
+            max_model_series: usize::try_from(not_negative("max_model_series", max_model_series)?)?,
+            model_series_idle: Duration::from_millis(positive("model_series_idle_ms", model_series_idle_ms)?),
+        };
+        let plane = Arc::new(Plane::new(settings)?);
+        let mut threads = Threads::default();
+        let mut receivers = Vec::new();
+        for _ in 0..shards {
+            let (inbox, commands) = mpsc::unbounded_channel();
+            threads.inboxes.push(inbox);
+            receivers.push(commands);
+        }
+        for (index, commands) in receivers.into_iter().enumerate() {
+            threads.handles.push(start(Arc::clone(&plane), index, threads.inboxes.clone(), commands)?);
+        }
+        Ok(DataPlane { plane, threads: Mutex::new(threads) })
+    }
+
+    #[getter]
+    fn event_fd(&self) -> i32 {
+        self.plane.hub.fd()
+    }
+
+    #[pyo3(signature = (address, *, peers))]
+    fn listen(&self, py: Python<'_>, address: &str, peers: bool) -> PyResult<String> {
+        let parsed = self::address("address", address)?;
+        let listening = py.detach(|| parsed.listen()).map_err(|error| {
+            let reason = format!("cannot listen on {address}: {error}");
+            match error.raw_os_error() {
+                Some(number) => PyOSError::new_err((number, reason)),
+                None => PyOSError::new_err(reason),
+            }
+        })?;
+        let bound = listening.address()?;
+        let side = if peers { Side::Peers } else { Side::Clients };
+        let threads = lock(&self.threads);
+        let sent = threads.inboxes.first().map(|inbox| inbox.send(Command::Listen { listening, side }));
+        match sent {
+            Some(Ok(())) => Ok(bound),
+            _ => Err(PyRuntimeError::new_err("the data plane is closed")),
+        }
+    }
+
+    fn set_control(&self, address: &str, prefixes: Vec<String>, peer_prefixes: Vec<String>) -> PyResult<()> {
+        let address = self::address("address", address)?;
+        let endpoint = self.plane.add_endpoint(EndpointKind::Control, "control", address);
+        let control = Control { endpoint, prefixes: normalized(prefixes), peer_prefixes: normalized(peer_prefixes) };
+        let mut old = None;
+        self.plane.change_policy(|policy| old = policy.control.replace(control));
+        if let Some(old) = old {
+            old.endpoint.remove();
+        }
+        Ok(())
+    }
+
+    #[pyo3(signature = (rpcs, allow_other=true))]
+    fn set_rpcs(&self, rpcs: Option<HashMap<String, (Vec<i64>, bool)>>, allow_other: bool) -> PyResult<()> {
+        let parse = |(method, (path, is_vmodel)): (String, (Vec<i64>, bool))| {
+            let path = field_path("rpcs", &method, path)?;
+            Ok((method_name(method), Rpc { path, is_vmodel }))
+        };
+        let rpcs = rpcs.map(|rpcs| rpcs.into_iter().map(parse).collect::<PyResult<HashMap<_, _>>>()).transpose()?;
+        self.plane.change_policy(|policy| {
+            policy.rpcs = rpcs;
+            policy.allow_other_rpcs = allow_other;
+        });
+        Ok(())
+    }
+
+    #[pyo3(signature = (methods, allow_any=false))]
+    fn set_runtime_methods(&self, methods: HashMap<String, Vec<i64>>, allow_any: bool) -> PyResult<()> {
+        let parse = |(method, path): (String, Vec<i64>)| {
+            let path = field_path("methods", &method, path)?;
+            Ok((method_name(method), path))
+        };
+        let methods = methods.into_iter().map(parse).collect::<PyResult<HashMap<_, _>>>()?;
+        self.plane.change_policy(|policy| {
+            policy.runtime_methods = methods;
+            policy.allow_any_runtime_method = allow_any;
+        });
+        Ok(())
+    }
+
+    fn set_status_rules(&self, rules: Vec<(i64, String, String, String)>) -> PyResult<()> {
+        let parse = |(code, prefix, suffix, reason): (i64, String, String, String)| {
+            let code = u32::try_from(code)
+                .ok()
+                .filter(|code| (1..=16).contains(code))
+                .ok_or_else(|| bad("rules", format!("status code {code} is not in 1 to 16")))?;
+            let reason = match reason.as_str() {
+                "lost" => Reason::Lost,
+                "unavailable" => Reason::Unavailable,
+                "exhausted" => Reason::Exhausted,
+                other => {
+                    return Err(bad("rules", format!("reason {other:?} is none of lost, unavailable, exhausted")));
+                }
+            };
+            Ok(StatusRule { code: Code::new(code), prefix, suffix, reason })
+        };
+        let rules = rules.into_iter().map(parse).collect::<PyResult<Vec<_>>>()?;
+        self.plane.change_policy(|policy| policy.status_rules = rules);
+        Ok(())
+    }
+
+    fn add_endpoint(&self, address: &str, kind: &str, name: &str) -> PyResult<u32> {
+        let kind = match kind {
+            "runtime" => EndpointKind::Runtime,
+            "peer" => EndpointKind::Peer,
+            other => return Err(bad("kind", format!("{other:?} is neither \"runtime\" nor \"peer\""))),
+        };
+        Ok(self.plane.add_endpoint(kind, name, self::address("address", address)?).id)
+    }
+
+    fn remove_endpoint(&self, endpoint: i64) {
+        if let Ok(id) = u32::try_from(endpoint) {
+            self.plane.remove_endpoint(id);
+        }
+    }
+
+    #[pyo3(signature = (model_id, endpoints, *, max_concurrency=0, max_queued=0))]
+    fn set_route(&self, model_id: &str, endpoints: Vec<u32>, max_concurrency: i64, max_queued: i64) -> PyResult<()> {
+        let endpoints = self.endpoints(&endpoints)?;
+        let max_concurrency = u32::try_from(not_negative("max_concurrency", max_concurrency)?)?;
+        self.plane.table.set_route(non_empty("model_id", model_id)?, &endpoints, max_concurrency, max_queued);
+        Ok(())
+    }
+
+    fn set_routes(&self, routes: Vec<(String, Vec<u32>)>) -> PyResult<()> {
+        let resolve = |(model_id, endpoints): &(String, Vec<u32>)| {
+            non_empty("routes", model_id)?;
+            self.endpoints(endpoints)
+        };
+        let resolved = routes.iter().map(resolve).collect::<PyResult<Vec<_>>>()?;
+        for ((model_id, _), endpoints) in routes.iter().zip(&resolved) {
+            self.plane.table.set_route(model_id, endpoints, 0, 0);
+        }
+        Ok(())
+    }
+
+    fn remove_route(&self, model_id: &str) {
+        self.plane.table.remove_route(model_id);
+    }
+
+    fn route(&self, model_id: &str) -> Vec<u32> {
+        self.plane.table.get(model_id).map(|model| model.endpoints()).unwrap_or_default()
+    }
+
+    fn close_local(&self, model_id: &str) -> u32 {
+        self.plane.table.close_local(model_id)
+    }
+
+    fn local_in_flight(&self, model_id: &str) -> u32 {
+        self.plane.table.get(model_id).map_or(0, |model| model.local_in_flight())
+    }
+
+    fn set_alias(&self, vmodel_id: &str, model_id: &str) -> PyResult<()> {
+        self.plane.table.set_alias(non_empty("vmodel_id", vmodel_id)?, non_empty("model_id", model_id)?);
+        Ok(())
+    }
+
+    fn remove_alias(&self, vmodel_id: &str) {
+        self.plane.table.remove_alias(vmodel_id);
+    }
+
+    fn take_events(&self) -> Vec<Ask> {
+        let ask = |(token, question): (u64, crate::hub::Question)| Ask {
+            token,
+            reason: question.reason.name(),
+            model_id: question.model_id,
+            is_vmodel: question.is_vmodel,
+            from_peer: question.from_peer,
+            method: question.method,
+            endpoint: question.endpoint,
+            code: question.code,
+            message: question.message,
+            attempt: question.attempt,
+            tried: question.tried,
+            balanced: question.balanced,
+            deadline_ms: question.deadline_ms,
+        };
+        self.plane.hub.take().into_iter().map(ask).collect()
+    }
+
+    #[pyo3(signature = (token, model_id=""))]
+    fn answer_route(&self, token: u64, model_id: &str) {
+        self.plane.hub.answer(token, &Answer::Route { model_id: model_id.to_owned() });
+    }
+
+    #[pyo3(signature = (token, endpoint, model_id=""))]
+    fn answer_endpoint(&self, token: u64, endpoint: i64, model_id: &str) -> PyResult<()> {
+        let endpoint =
+            u32::try_from(endpoint).map_err(|_| bad("endpoint", format!("{endpoint} is not the number of one")))?;
+        self.plane.hub.answer(token, &Answer::Endpoint { endpoint, model_id: model_id.to_owned() });
+        Ok(())
+    }
+
+    #[pyo3(signature = (token, code, message, details=None))]
+    fn answer_status(
+        &self,
+        token: u64,
+        code: i64,
+        message: &str,
+        details: Option<&Bound<'_, PyBytes>>,
+    ) -> PyResult<()> {
+        let code = u32::try_from(code)
+            .ok()
+            .filter(|code| (1..=16).contains(code))
+            .ok_or_else(|| bad("code", format!("status code {code} is not in 1 to 16")))?;
+        let mut status = Status::new(Code::new(code), message);
+        if let Some(details) = details {
+            status.details = bytes::Bytes::copy_from_slice(details.as_bytes());
+        }
+        self.plane.hub.answer(token, &Answer::Status(status));
+        Ok(())
+    }
+
+    fn answer_not_here(&self, token: u64) {
+        let mut status = Status::new(Code::UNAVAILABLE, "this instance has no copy of the model");
+        status.control = Some(NOT_HERE);
+        self.plane.hub.answer(token, &Answer::Status(status));
+    }
+
+    fn answer_held(&self, token: u64) {
+        self.plane.hub.answer(token, &Answer::Held);
+    }
+
+    fn take_usage(&self) -> Vec<Usage> {
+        let usage = |usage: crate::model::Usage| Usage {
+            model_id: usage.model_id,
+            last_used_ms: usage.last_used_ms,
+            requests: usage.requests,
+            in_flight: usage.in_flight,
+        };
+        self.plane.table.take_usage().into_iter().map(usage).collect()
+    }
+
+    fn take_histograms(&self, py: Python<'_>) -> Vec<HistogramSample> {
+        let sample = |sample: crate::metrics::Sample| HistogramSample {
+            name: sample.name,
+            method: sample.method,
+            code: sample.code,
+            model_id: sample.model_id,
+            vmodel_id: sample.vmodel_id,
+            buckets: sample.buckets,
+            sum: sample.sum,
+        };
+        let samples = py.detach(|| collect(self.plane.shards.iter().map(|shard| &shard.metrics)));
+        samples.into_iter().map(sample).collect()
+    }
+
+    fn totals(&self) -> Totals {
+        let plane = &self.plane;
+        Totals {
+            connections: plane.total(|counters| counters.connections.load(Ordering::Relaxed) as u64),
+            streams: plane.total(|counters| counters.streams.load(Ordering::Relaxed) as u64),
+            waiting: plane.hub.waiting() as u64,
+            queued: plane.total(|counters| counters.queued.load(Ordering::Relaxed) as u64),
+            retained_bytes: plane.budget.used.load(Ordering::Relaxed) as u64,
+            requests: plane.total(|counters| counters.requests.load(Ordering::Relaxed)),
+            forwarded: plane.total(|counters| counters.forwarded.load(Ordering::Relaxed)),
+            replayed: plane.total(|counters| counters.replayed.load(Ordering::Relaxed)),
+            routes: plane.table.routes() as u64,
+        }
+    }
+
+    fn start_drain(&self) {
+        self.advance(Drain::Clients);
+    }
+
+    fn close(&self, py: Python<'_>, grace_ms: i64) -> PyResult<bool> {
+        let grace = Duration::from_millis(not_negative("grace_ms", grace_ms)?);
+        Ok(py.detach(|| self.stop(grace)))
+    }
+}
+
+fn non_empty<'a>(argument: &str, id: &'a str) -> PyResult<&'a str> {
+    if id.is_empty() { Err(bad(argument, "an id must not be empty")) } else { Ok(id) }
+}
+
+impl DataPlane {
+    fn endpoints(&self, ids: &[u32]) -> PyResult<Vec<Arc<crate::endpoint::Endpoint>>> {
+        self.plane.endpoints_of(ids).map_err(|id| bad("endpoints", format!("there is no endpoint {id}")))
+    }
+
+    fn advance(&self, to: Drain) {
+        self.plane.drain.send_if_modified(|drain| {
+            let later = to > *drain;
+            if later {
+                *drain = to;
+            }
+            later
+        });
+    }
+
+    /// Ends all connections; true if all requests ended by themselves.
+    fn stop(&self, grace: Duration) -> bool {
+        self.advance(Drain::Everything);
+        let until = Instant::now() + grace;
+        let streams = || self.plane.total(|counters| counters.streams.load(Ordering::Relaxed) as u64);
+        let connections = || self.plane.total(|counters| counters.connections.load(Ordering::Relaxed) as u64);
+        while (streams() > 0 || connections() > 0) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let all_ended = streams() == 0;
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for inbox in &threads.inboxes {
+            // A thread that has ended already needs no telling.
+            let _ = inbox.send(Command::Stop);
+        }
+        for handle in threads.handles {
+            // A panic there has been reported by the thread itself.
+            let _ = handle.join();
+        }
+        all_ended
+    }
+}
+
+impl Drop for DataPlane {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}

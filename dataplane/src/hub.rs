@@ -1,0 +1,205 @@
+//! Asks on their way to Python, and its answers.
+//!
+//! The threads of the data plane push and wake a file descriptor; Python drains. Neither waits for the other.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::event::{EventfdFlags, eventfd};
+use tokio::sync::oneshot;
+
+use crate::grpc::Status;
+use crate::lock::lock;
+
+/// Why the data plane asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    NoRoute,
+    NotHere,
+    Lost,
+    Unreachable,
+    Broken,
+    Unavailable,
+    Exhausted,
+}
+
+impl Reason {
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::NoRoute => "no_route",
+            Reason::NotHere => "not_here",
+            Reason::Lost => "lost",
+            Reason::Unreachable => "unreachable",
+            Reason::Broken => "broken",
+            Reason::Unavailable => "unavailable",
+            Reason::Exhausted => "exhausted",
+        }
+    }
+}
+
+/// What Python is asked.
+#[derive(Clone, Debug)]
+pub struct Question {
+    pub reason: Reason,
+    pub model_id: String,
+    pub is_vmodel: bool,
+    pub from_peer: bool,
+    pub method: String,
+    pub endpoint: i64,
+    pub code: i32,
+    pub message: String,
+    pub attempt: u32,
+    pub tried: Vec<u32>,
+    pub balanced: bool,
+    pub deadline_ms: i64,
+}
+
+/// What Python answers.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    Route { model_id: String },
+    Endpoint { endpoint: u32, model_id: String },
+    Status(Status),
+    Held,
+}
+
+#[derive(PartialEq, Eq, Hash, Clone)]
+struct FirstAsk {
+    model_id: String,
+    is_vmodel: bool,
+    from_peer: bool,
+}
+
+struct Pending {
+    waiters: HashMap<u64, oneshot::Sender<Answer>>,
+    first: Option<FirstAsk>,
+}
+
+#[derive(Default)]
+struct State {
+    next: u64,
+    events: Vec<(u64, Question)>,
+    pending: HashMap<u64, Pending>,
+    first: HashMap<FirstAsk, u64>,
+}
+
+pub struct Hub {
+    fd: File,
+    waiting: AtomicUsize,
+    state: Mutex<State>,
+}
+
+impl Hub {
+    pub fn new() -> std::io::Result<Hub> {
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Hub { fd: File::from(fd), waiting: AtomicUsize::new(0), state: Mutex::default() })
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+
+    /// Requests that wait for an answer.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Asks. A first ask for a model joins one that is already waiting. Dropping the `Waiter` withdraws it.
+    pub fn ask(&self, question: Question) -> Waiter<'_> {
+        let first = (question.reason == Reason::NoRoute && question.attempt == 0).then(|| FirstAsk {
+            model_id: question.model_id.clone(),
+            is_vmodel: question.is_vmodel,
+            from_peer: question.from_peer,
+        });
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let mut state = lock(&self.state);
+        let number = state.next;
+        state.next += 1;
+        let joined = first.as_ref().and_then(|first| state.first.get(first).copied());
+        let token = joined.unwrap_or(number);
+        let mut wake = false;
+        match joined.and_then(|token| state.pending.get_mut(&token)) {
+            Some(pending) => {
+                pending.waiters.insert(number, sender);
+            }
+            None => {
+                if let Some(first) = &first {
+                    state.first.insert(first.clone(), token);
+                }
+                state.pending.insert(token, Pending { waiters: HashMap::from([(number, sender)]), first });
+                wake = state.events.is_empty();
+                state.events.push((token, question));
+            }
+        }
+        drop(state);
+        if wake {
+            // It cannot fail for good: the counter overflows only after 2^64 writes without a read.
+            let _ = (&self.fd).write(&1_u64.to_ne_bytes());
+        }
+        Waiter { hub: self, token, number, receiver }
+    }
+
+    /// The asks since the last call, those left out that nobody waits for any more.
+    pub fn take(&self) -> Vec<(u64, Question)> {
+        let mut counter = [0; 8];
+        // Cleared before the list is taken, so that nothing pushed in between goes unnoticed.
+        let _ = (&self.fd).read(&mut counter);
+        let mut state = lock(&self.state);
+        let mut events = std::mem::take(&mut state.events);
+        events.retain(|(token, _)| state.pending.contains_key(token));
+        events
+    }
+
+    /// Gives all who wait on `token` the answer; does nothing if there are none any more.
+    pub fn answer(&self, token: u64, answer: &Answer) {
+        let pending = {
+            let mut state = lock(&self.state);
+            let pending = state.pending.remove(&token);
+            if let Some(first) = pending.as_ref().and_then(|pending| pending.first.as_ref()) {
+                state.first.remove(first);
+            }
+            pending
+        };
+        let mut waiters: Vec<_> = pending.into_iter().flat_map(|pending| pending.waiters).collect();
+        waiters.sort_unstable_by_key(|(number, _)| *number);
+        for (_, sender) in waiters {
+            // One who has just given up needs no answer.
+            let _ = sender.send(answer.clone());
+        }
+    }
+}
+
+/// One request that waits for an answer.
+pub struct Waiter<'a> {
+    hub: &'a Hub,
+    token: u64,
+    number: u64,
+    receiver: oneshot::Receiver<Answer>,
+}
+
+impl Waiter<'_> {
+    /// None where the data plane is being closed.
+    pub async fn answer(mut self) -> Option<Answer> {
+        (&mut self.receiver).await.ok()
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.hub.waiting.fetch_sub(1, Ordering::Relaxed);
+        let mut state = lock(&self.hub.state);
+        let Some(pending) = state.pending.get_mut(&self.token) else { return };
+        pending.waiters.remove(&self.number);
+        if pending.waiters.is_empty() {
+            let pending = state.pending.remove(&self.token);
+            if let Some(first) = pending.and_then(|pending| pending.first) {
+                state.first.remove(&first);
+            }
+        }
+    }
+}

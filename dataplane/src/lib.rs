@@ -1,0 +1,39 @@
+//! The data plane of mesh: listeners, routes and connections inside the Python process.
+//!
+//! Python decides and this moves bytes. The only modules that know Python are this one and `face`; no thread of the
+//! data plane ever takes the GIL.
+
+mod address;
+mod body;
+mod client;
+mod clock;
+mod compression;
+mod connection;
+mod endpoint;
+mod exchange;
+mod face;
+mod fieldpath;
+mod frames;
+mod grpc;
+mod hub;
+mod inject;
+mod lock;
+mod memory;
+mod metadata;
+mod metrics;
+mod model;
+mod plane;
+mod policy;
+mod poll;
+mod settings;
+mod shard;
+mod stream;
+mod table;
+mod timeout;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+fn _dataplane(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    face::register(module)
+}

@@ -1,0 +1,394 @@
+//! One model's copies: which to choose, what each has in flight, and the queue for a copy with limited concurrency.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::oneshot;
+
+use crate::endpoint::{Endpoint, EndpointKind};
+use crate::lock::lock;
+
+/// A model that has a route, or requests in flight.
+pub struct Model {
+    id: Box<str>,
+    /// In the list of models used since the last report.
+    reported: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    copies: Vec<Copy>,
+    /// Advances with each choice, so that equal copies take turns.
+    turn: u32,
+    /// Requests at the local runtime or queued for it.
+    local_in_flight: u32,
+    requests: u32,
+    last_used_ms: u64,
+    limit: Option<Box<Limit>>,
+    /// No longer in the table: whoever still holds it must look again.
+    detached: bool,
+}
+
+/// One endpoint of a route. It stays, unlisted, while requests are in flight there.
+struct Copy {
+    endpoint: Arc<Endpoint>,
+    in_flight: u32,
+    turn: u32,
+    listed: bool,
+}
+
+/// How many requests the local copy takes at once, and who waits, in order of arrival.
+struct Limit {
+    max: u32,
+    /// Negative: any number.
+    max_queued: i64,
+    next_number: u64,
+    waiting: BTreeMap<u64, oneshot::Sender<()>>,
+}
+
+/// What a choice looks for.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Endpoints not to be tried again.
+    pub avoid: &'a [u32],
+    /// Only the local runtime will do.
+    pub local_only: bool,
+    /// The caller spreads its requests by itself: take the local copy if there is one without a limit.
+    pub prefer_local: bool,
+}
+
+/// The outcome of a choice.
+pub enum Choice {
+    Ready(Lease),
+    Queued(Ticket),
+    /// No copy is left but the local one, and its queue is full.
+    Full,
+    None,
+}
+
+/// Usage of the local copy since the last report.
+pub struct Usage {
+    pub model_id: String,
+    pub last_used_ms: u64,
+    pub requests: u32,
+    pub in_flight: u32,
+}
+
+/// What changed for the table's count of routes.
+pub struct Listed {
+    pub before: bool,
+    pub after: bool,
+}
+
+impl Model {
+    pub fn new(id: &str) -> Model {
+        Model { id: id.into(), reported: AtomicBool::new(false), state: Mutex::default() }
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// True for the first use since the last report, when the model is to be put on the list.
+    pub fn to_be_reported(&self) -> bool {
+        !self.reported.load(Ordering::Relaxed) && !self.reported.swap(true, Ordering::AcqRel)
+    }
+
+    /// Chooses the copy with the fewest requests in flight, the local one among equals, else the one whose turn it is.
+    ///
+    /// An endpoint that could not be connected to a moment ago is the last choice.
+    pub fn choose(self: &Arc<Self>, wanted: Wanted<'_>, now_ms: u64) -> Choice {
+        let mut state = lock(&self.state);
+        let mut full = false;
+        let mut best = None;
+        for (index, copy) in state.copies.iter().enumerate() {
+            let endpoint = &copy.endpoint;
+            let local = endpoint.kind == EndpointKind::Runtime;
+            let usable = copy.listed
+                && !endpoint.is_removed()
+                && (local || !wanted.local_only)
+                && !wanted.avoid.contains(&endpoint.id);
+            if !usable {
+                continue;
+            }
+            if local && state.is_full() {
+                full = true;
+                continue;
+            }
+            let preferred = local && wanted.prefer_local && state.limit.is_none();
+            let rank = (endpoint.is_down(now_ms), !preferred, copy.in_flight, !local, copy.turn);
+            if best.is_none_or(|(_, other)| rank < other) {
+                best = Some((index, rank));
+            }
+        }
+        match best {
+            Some((index, _)) => self.take(&mut state, index, now_ms),
+            None if full => Choice::Full,
+            None => Choice::None,
+        }
+    }
+
+    /// Takes the copy at `endpoint` whether it is listed or not. None where the model has left the table.
+    pub fn take_at(self: &Arc<Self>, endpoint: &Arc<Endpoint>, now_ms: u64) -> Option<Choice> {
+        let mut state = lock(&self.state);
+        if state.detached {
+            return None;
+        }
+        if endpoint.kind == EndpointKind::Runtime && state.is_full() {
+            return Some(Choice::Full);
+        }
+        let index = state.position(endpoint);
+        Some(self.take(&mut state, index, now_ms))
+    }
+
+    fn take(self: &Arc<Self>, state: &mut State, index: usize, now_ms: u64) -> Choice {
+        let has_room = state.has_room();
+        state.turn = state.turn.wrapping_add(1);
+        let turn = state.turn;
+        let copy = &mut state.copies[index];
+        copy.turn = turn;
+        copy.in_flight += 1;
+        let lease = Lease { model: Arc::clone(self), endpoint: Arc::clone(&copy.endpoint) };
+        if lease.endpoint.kind != EndpointKind::Runtime {
+            return Choice::Ready(lease);
+        }
+        state.local_in_flight += 1;
+        state.requests = state.requests.saturating_add(1);
+        state.last_used_ms = now_ms;
+        match &mut state.limit {
+            Some(limit) if !has_room => {
+                let (sender, granted) = oneshot::channel();
+                let number = limit.next_number;
+                limit.next_number += 1;
+                limit.waiting.insert(number, sender);
+                Choice::Queued(Ticket { number, granted, lease: Some(lease) })
+            }
+            _ => Choice::Ready(lease),
+        }
+    }
+
+    /// Sets the route. None where the model has left the table.
+    pub fn set(&self, endpoints: &[Arc<Endpoint>], max_concurrency: u32, max_queued: i64) -> Option<Listed> {
+        let mut state = lock(&self.state);
+        if state.detached {
+            return None;
+        }
+        let before = state.is_listed();
+        for copy in &mut state.copies {
+            copy.listed = false;
+        }
+        for endpoint in endpoints {
+            let index = state.position(endpoint);
+            state.copies[index].listed = true;
+        }
+        state.copies.retain(|copy| copy.listed || copy.in_flight > 0);
+        let rerouted = state.set_limit(max_concurrency, max_queued);
+        let granted = state.grant();
+        let after = state.is_listed();
+        drop(state);
+        drop(rerouted);
+        wake(granted);
+        Some(Listed { before, after })
+    }
+
+    /// Takes all endpoints out of the route.
+    pub fn clear(&self) -> Listed {
+        let mut state = lock(&self.state);
+        let before = state.is_listed();
+        for copy in &mut state.copies {
+            copy.listed = false;
+        }
+        state.copies.retain(|copy| copy.in_flight > 0);
+        let rerouted = state.take_waiting();
+        drop(state);
+        drop(rerouted);
+        Listed { before, after: false }
+    }
+
+    /// Marks the model as gone from the table if nothing of it is left; the caller holds the table's lock.
+    pub fn detach_if_idle(&self) -> bool {
+        let mut state = lock(&self.state);
+        if state.copies.iter().all(|copy| !copy.listed && copy.in_flight == 0) {
+            state.detached = true;
+        }
+        state.detached
+    }
+
+    pub fn endpoints(&self) -> Vec<u32> {
+        let state = lock(&self.state);
+        let usable = state.copies.iter().filter(|copy| copy.listed && !copy.endpoint.is_removed());
+        usable.map(|copy| copy.endpoint.id).collect()
+    }
+
+    /// Takes the local copy out of the route if nothing is in flight there. Returns the number in flight.
+    pub fn close_local(&self) -> (u32, Listed) {
+        let mut state = lock(&self.state);
+        let before = state.is_listed();
+        if state.local_in_flight == 0 {
+            state.copies.retain(|copy| copy.endpoint.kind != EndpointKind::Runtime);
+        }
+        (state.local_in_flight, Listed { before, after: state.is_listed() })
+    }
+
+    pub fn local_in_flight(&self) -> u32 {
+        lock(&self.state).local_in_flight
+    }
+
+    /// Usage since the last call; None where there is nothing to say. With nothing in flight, the model is off the list.
+    pub fn take_usage(&self) -> Option<Usage> {
+        let mut state = lock(&self.state);
+        let (requests, in_flight) = (std::mem::take(&mut state.requests), state.local_in_flight);
+        if in_flight == 0 {
+            self.reported.store(false, Ordering::Release);
+        }
+        (requests > 0 || in_flight > 0).then(|| Usage {
+            model_id: self.id.to_string(),
+            last_used_ms: state.last_used_ms,
+            requests,
+            in_flight,
+        })
+    }
+
+    fn release(&self, endpoint: &Endpoint) {
+        let mut state = lock(&self.state);
+        if let Some(index) = state.copies.iter().position(|copy| copy.endpoint.id == endpoint.id) {
+            let copy = &mut state.copies[index];
+            copy.in_flight -= 1;
+            if copy.in_flight == 0 && !copy.listed {
+                state.copies.remove(index);
+            }
+        }
+        if endpoint.kind == EndpointKind::Runtime {
+            state.local_in_flight -= 1;
+            if state.limit.is_some() {
+                let granted = state.grant();
+                drop(state);
+                wake(granted);
+            }
+        }
+    }
+
+    fn leave_queue(&self, number: u64) {
+        if let Some(limit) = &mut lock(&self.state).limit {
+            limit.waiting.remove(&number);
+        }
+    }
+}
+
+impl State {
+    fn is_listed(&self) -> bool {
+        self.copies.iter().any(|copy| copy.listed)
+    }
+
+    /// The endpoint's place among the copies, made if need be.
+    fn position(&mut self, endpoint: &Arc<Endpoint>) -> usize {
+        self.copies.iter().position(|copy| copy.endpoint.id == endpoint.id).unwrap_or_else(|| {
+            self.copies.reserve_exact(1);
+            self.copies.push(Copy { endpoint: Arc::clone(endpoint), in_flight: 0, turn: 0, listed: false });
+            self.copies.len() - 1
+        })
+    }
+
+    /// A request would run at once.
+    fn has_room(&self) -> bool {
+        self.limit.as_ref().is_none_or(|limit| limit.waiting.is_empty() && self.local_in_flight < limit.max)
+    }
+
+    /// A request would neither run nor wait.
+    fn is_full(&self) -> bool {
+        !self.has_room()
+            && self.limit.as_ref().is_some_and(|limit| {
+                u64::try_from(limit.max_queued).is_ok_and(|most| limit.waiting.len() as u64 >= most)
+            })
+    }
+
+    /// Changes the limit; those returned must look for another way.
+    fn set_limit(&mut self, max: u32, max_queued: i64) -> BTreeMap<u64, oneshot::Sender<()>> {
+        let local = self.copies.iter().any(|copy| copy.listed && copy.endpoint.kind == EndpointKind::Runtime);
+        if max == 0 {
+            return self.limit.take().map(|limit| limit.waiting).unwrap_or_default();
+        }
+        match &mut self.limit {
+            Some(limit) => (limit.max, limit.max_queued) = (max, max_queued),
+            None => {
+                self.limit = Some(Box::new(Limit { max, max_queued, next_number: 0, waiting: BTreeMap::new() }));
+            }
+        }
+        if local { BTreeMap::new() } else { self.take_waiting() }
+    }
+
+    fn take_waiting(&mut self) -> BTreeMap<u64, oneshot::Sender<()>> {
+        self.limit.as_mut().map(|limit| std::mem::take(&mut limit.waiting)).unwrap_or_default()
+    }
+
+    /// Takes those out of the queue who may run now, first come first served.
+    fn grant(&mut self) -> Vec<oneshot::Sender<()>> {
+        let mut granted = Vec::new();
+        if let Some(limit) = &mut self.limit {
+            let running = self.local_in_flight as usize - limit.waiting.len().min(self.local_in_flight as usize);
+            for _ in running..limit.max as usize {
+                let Some((_, sender)) = limit.waiting.pop_first() else { break };
+                granted.push(sender);
+            }
+        }
+        granted
+    }
+}
+
+fn wake(granted: Vec<oneshot::Sender<()>>) {
+    for sender in granted {
+        // One who has just given up frees the slot by dropping its lease.
+        let _ = sender.send(());
+    }
+}
+
+/// One request's share of a copy, given back when dropped.
+pub struct Lease {
+    model: Arc<Model>,
+    endpoint: Arc<Endpoint>,
+}
+
+impl Lease {
+    pub fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.endpoint
+    }
+
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.model.release(&self.endpoint);
+    }
+}
+
+/// A place in the queue for the local copy, given up when dropped.
+pub struct Ticket {
+    number: u64,
+    granted: oneshot::Receiver<()>,
+    lease: Option<Lease>,
+}
+
+impl Ticket {
+    pub fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
+    }
+
+    /// Waits for a slot. None where the copy is gone or no longer limited, so that the choice is to be made anew.
+    pub async fn wait(mut self) -> Option<Lease> {
+        let granted = (&mut self.granted).await;
+        granted.ok().and_then(|()| self.lease.take())
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(lease) = &self.lease {
+            lease.model.leave_queue(self.number);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What all parts of one data plane share.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::watch;
+
+use crate::address::Address;
+use crate::body::Budget;
+use crate::endpoint::{Endpoint, EndpointKind};
+use crate::hub::Hub;
+use crate::lock::lock;
+use crate::metrics::Metrics;
+use crate::policy::Policy;
+use crate::settings::Settings;
+use crate::table::Table;
+
+pub struct Plane {
+    pub settings: Settings,
+    pub table: Table,
+    pub hub: Hub,
+    pub budget: Budget,
+    pub shards: Vec<ShardState>,
+    policy: Mutex<Arc<Policy>>,
+    endpoints: Mutex<HashMap<u32, Arc<Endpoint>>>,
+    next_endpoint: AtomicU32,
+    pub drain: watch::Sender<Drain>,
+}
+
+/// What is being ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Drain {
+    Nothing,
+    Clients,
+    Everything,
+}
+
+/// The part of the state that one shard's thread writes.
+pub struct ShardState {
+    pub metrics: Metrics,
+    pub counters: Counters,
+}
+
+#[derive(Default)]
+pub struct Counters {
+    pub connections: AtomicUsize,
+    pub streams: AtomicUsize,
+    pub queued: AtomicI64,
+    pub requests: AtomicU64,
+    pub forwarded: AtomicU64,
+    pub replayed: AtomicU64,
+}
+
+impl Plane {
+    pub fn new(settings: Settings) -> std::io::Result<Plane> {
+        let idle_ms = u64::try_from(settings.model_series_idle.as_millis()).unwrap_or(u64::MAX);
+        let shard = || ShardState {
+            metrics: Metrics::new(settings.per_model_metrics, settings.max_model_series, idle_ms),
+            counters: Counters::default(),
+        };
+        Ok(Plane {
+            table: Table::new(),
+            hub: Hub::new()?,
+            budget: Budget { used: AtomicUsize::new(0), most: settings.max_retained_bytes },
+            shards: (0..settings.shards).map(|_| shard()).collect(),
+            policy: Mutex::default(),
+            endpoints: Mutex::default(),
+            next_endpoint: AtomicU32::new(0),
+            drain: watch::Sender::new(Drain::Nothing),
+            settings,
+        })
+    }
+
+    pub fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&lock(&self.policy))
+    }
+
+    pub fn change_policy(&self, change: impl FnOnce(&mut Policy)) {
+        let mut policy = lock(&self.policy);
+        let mut changed = Policy::clone(&policy);
+        change(&mut changed);
+        let old = std::mem::replace(&mut *policy, Arc::new(changed));
+        drop(policy);
+        drop(old);
+    }
+
+    pub fn add_endpoint(&self, kind: EndpointKind, name: &str, address: Address) -> Arc<Endpoint> {
+        let id = self.next_endpoint.fetch_add(1, Ordering::Relaxed);
+        let endpoint = Endpoint::new(id, kind, name, address, &self.settings);
+        if kind != EndpointKind::Control {
+            lock(&self.endpoints).insert(id, Arc::clone(&endpoint));
+        }
+        endpoint
+    }
+
+    pub fn endpoint(&self, id: u32) -> Option<Arc<Endpoint>> {
+        lock(&self.endpoints).get(&id).cloned()
+    }
+
+    pub fn remove_endpoint(&self, id: u32) {
+        let removed = lock(&self.endpoints).remove(&id);
+        if let Some(endpoint) = removed {
+            endpoint.remove();
+        }
+    }
+
+    /// The endpoints of those numbers, or the first number that is none.
+    pub fn endpoints_of(&self, ids: &[u32]) -> Result<Vec<Arc<Endpoint>>, u32> {
+        let endpoints = lock(&self.endpoints);
+        ids.iter().map(|id| endpoints.get(id).cloned().ok_or(*id)).collect()
+    }
+
+    pub fn total(&self, of: impl Fn(&Counters) -> u64) -> u64 {
+        self.shards.iter().map(|shard| of(&shard.counters)).sum()
+    }
+}
