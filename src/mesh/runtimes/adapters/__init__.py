@@ -1,0 +1,7 @@
+"""Adapters: runtimes that speak a model server's own management API."""
+
+from mesh.runtimes.adapters.mlserver import MLServerRuntime
+from mesh.runtimes.adapters.settings import AdapterSettings
+from mesh.runtimes.adapters.triton import TritonRuntime
+
+__all__ = ["AdapterSettings", "MLServerRuntime", "TritonRuntime"]

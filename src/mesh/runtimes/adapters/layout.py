@@ -1,0 +1,86 @@
+"""A model's directory in a server's repository: small files, and links to where the data is."""
+
+import shutil
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+from mesh.runtimes.interface import RuntimeFailure
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the directory holds, by path relative to it.
+
+    Attributes:
+        links: to absolute paths.
+        files: with their content.
+    """
+
+    links: Mapping[str, Path] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+    def write(self, directory: Path) -> None:
+        """Makes the directory, in place of the one there may be.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        remove_directory(directory)
+        directory.mkdir(parents=True)
+        for name, target in self.links.items():
+            link = directory / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(target)
+        for name, content in self.files.items():
+            (directory / name).write_bytes(content)
+
+
+def remove_directory(directory: Path) -> None:
+    """Removes a directory of a repository; missing is fine, and links in it are not followed."""
+    try:
+        status = directory.lstat()
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(status.st_mode):
+        shutil.rmtree(directory)
+    else:
+        directory.unlink()
+
+
+def make_directory(directory: Path) -> None:
+    """Makes a repository, where it is missing."""
+    directory.mkdir(parents=True, exist_ok=True)
+
+
+def clear_directory(directory: Path) -> None:
+    """Makes a repository empty, or makes it."""
+    make_directory(directory)
+    for entry in directory.iterdir():
+        remove_directory(entry)
+
+
+def entries(directory: Path) -> dict[str, Path]:
+    """Lists a model's directory by name, without the schema that older pullers put there."""
+    return {entry.name: entry for entry in sorted(directory.iterdir()) if entry.name != "_schema.json"}
+
+
+def require_path(path: Path) -> Path:
+    """Returns a model's path where it leads to something.
+
+    Raises:
+        RuntimeFailure: INVALID_ARGUMENT, it is not absolute; NOT_FOUND, there is nothing.
+    """
+    if not path.is_absolute():
+        raise RuntimeFailure(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            f"model path '{path}' is not absolute; turn the puller on, or give the path of a local file",
+        )
+    if not path.exists():
+        raise RuntimeFailure(
+            grpc.StatusCode.NOT_FOUND, f"Error calling stat on {path}: no such file or directory"
+        )
+    return path

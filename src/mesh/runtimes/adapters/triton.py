@@ -1,0 +1,24 @@
+"""Triton Inference Server, started with ``--model-control-mode=explicit``."""
+
+from pathlib import Path
+
+import grpc
+
+from mesh.runtimes.adapters.layout import Layout
+from mesh.runtimes.adapters.repository import RepositoryRuntime, ServerKind
+from mesh.runtimes.adapters.request import ModelRequest
+from mesh.runtimes.adapters.triton_layout import plan_triton, triton_directory
+
+
+class TritonRuntime(RepositoryRuntime):
+    """Drives Triton, whose repository is ``<root>/_triton_models``."""
+
+    kind = ServerKind("Triton", "_triton_models", frozenset({grpc.StatusCode.NOT_FOUND}))
+
+    def directory_name(self, model_id: str) -> str:
+        """Is the id itself, as Triton takes it for the model's name."""
+        return triton_directory(model_id)
+
+    def plan(self, request: ModelRequest, directory: Path) -> Layout:
+        """Looks at the model's files."""
+        return plan_triton(request)
