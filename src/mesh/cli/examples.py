@@ -30,6 +30,11 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "xgboost": ("xgboost",),
     "lightgbm": ("lightgbm",),
 }
+#: Packages that bring a library under another name than its own.
+_DISTRIBUTIONS: Mapping[str, tuple[str, ...]] = {
+    "xgboost": ("xgboost", "xgboost-cpu"),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+}
 #: Rows of held-out data in a ``sample.json``.
 SAMPLES = 5
 
@@ -323,10 +328,12 @@ def _made_by() -> dict[str, str | None]:
 
 
 def _version_of(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
+    for distribution in _DISTRIBUTIONS.get(library, (library,)):
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    return None
 
 
 def main(arguments: list[str]) -> int:
