@@ -1,11 +1,11 @@
-"""What holds for every test: the servers' fixtures, and no skipping in CI."""
+"""What holds for every test: the servers' fixtures, no process left behind, and no skipping in CI."""
 
 import os
 from collections.abc import Generator
 
 import pytest
 
-pytest_plugins = ["tests.servers.fixtures"]
+pytest_plugins = ["tests.servers.fixtures", "tests.servers.leftovers"]
 
 
 @pytest.hookimpl(wrapper=True)
