@@ -57,9 +57,9 @@ pub enum Outcome {
     /// The peer has no copy.
     NotHere,
     /// The peer's copy has no room.
-    Overloaded(Held),
+    Overloaded(Box<Held>),
     /// A status rule matched.
-    Matched { reason: Reason, code: Code, message: String, held: Held },
+    Matched { reason: Reason, code: Code, message: String, held: Box<Held> },
 }
 
 impl Outcome {
@@ -353,7 +353,7 @@ fn decide(mut held: Held, rules: &Rules<'_>, client: &mut Client) -> Outcome {
         EndpointKind::Peer if status.contains_key(NOT_HERE) => return Outcome::NotHere,
         EndpointKind::Peer if status.contains_key(OVERLOAD) => {
             strip(held.head.headers_mut(), rules);
-            return Outcome::Overloaded(held);
+            return Outcome::Overloaded(Box::new(held));
         }
         _ => {}
     }
@@ -371,7 +371,7 @@ fn decide(mut held: Held, rules: &Rules<'_>, client: &mut Client) -> Outcome {
         strip(trailers, rules);
     }
     if let Some((reason, message)) = matched {
-        return Outcome::Matched { reason, code, message, held };
+        return Outcome::Matched { reason, code, message, held: Box::new(held) };
     }
     held.give(client);
     Outcome::Answered { code, response_bytes: 0 }

@@ -168,7 +168,7 @@ enum Step {
     /// Send it there.
     Endpoint(u32),
     /// Put the question.
-    Ask(Failure),
+    Ask(Box<Failure>),
     Done(Ending),
 }
 
@@ -178,12 +178,12 @@ struct Failure {
     endpoint: Option<u32>,
     code: Option<Code>,
     message: String,
-    held: Option<Held>,
+    held: Option<Box<Held>>,
 }
 
 impl Failure {
-    fn new(reason: Reason, endpoint: Option<u32>, message: String) -> Failure {
-        Failure { reason, endpoint, code: None, message, held: None }
+    fn new(reason: Reason, endpoint: Option<u32>, message: String) -> Box<Failure> {
+        Box::new(Failure { reason, endpoint, code: None, message, held: None })
     }
 }
 
@@ -362,7 +362,12 @@ impl Journey<'_> {
     }
 
     /// Resolves the vmodel and takes a copy of the model's route.
-    async fn route(&mut self, body: &mut RequestBody<'_>, client: &mut Client, overloaded: &mut Option<Held>) -> Step {
+    async fn route(
+        &mut self,
+        body: &mut RequestBody<'_>,
+        client: &mut Client,
+        overloaded: &mut Option<Box<Held>>,
+    ) -> Step {
         let table = &self.call.plane.table;
         if self.target.model_id.is_none() {
             self.resolve_vmodel();
@@ -395,7 +400,7 @@ impl Journey<'_> {
         id: u32,
         body: &mut RequestBody<'_>,
         client: &mut Client,
-        overloaded: &mut Option<Held>,
+        overloaded: &mut Option<Box<Held>>,
     ) -> Step {
         match self.call.plane.endpoint(id) {
             None => {
@@ -415,7 +420,7 @@ impl Journey<'_> {
         choice: Choice,
         body: &mut RequestBody<'_>,
         client: &mut Client,
-        overloaded: &mut Option<Held>,
+        overloaded: &mut Option<Box<Held>>,
     ) -> Step {
         let lease = match choice {
             Choice::Ready(lease) => lease,
@@ -460,7 +465,7 @@ impl Journey<'_> {
         Step::Done(Ending::without_answer(status.code))
     }
 
-    fn give(&self, held: Held, client: &mut Client) -> Step {
+    fn give(&self, held: Box<Held>, client: &mut Client) -> Step {
         let code = held.code();
         held.give(client);
         Step::Done(Ending { code, response_bytes: (code == Code::OK).then_some(0) })
@@ -471,7 +476,7 @@ impl Journey<'_> {
         lease: &Lease,
         body: &mut RequestBody<'_>,
         client: &mut Client,
-        overloaded: &mut Option<Held>,
+        overloaded: &mut Option<Box<Held>>,
     ) -> Step {
         let call = self.call;
         let endpoint = lease.endpoint();
@@ -541,7 +546,7 @@ impl Journey<'_> {
         outcome: Outcome,
         body: &mut RequestBody<'_>,
         client: &mut Client,
-        overloaded: &mut Option<Held>,
+        overloaded: &mut Option<Box<Held>>,
     ) -> Step {
         match outcome {
             Outcome::Answered { code, response_bytes } => {
@@ -571,14 +576,18 @@ impl Journey<'_> {
                 Step::Route
             }
             Outcome::Overloaded(held) => self.give(held, client),
-            Outcome::Matched { reason, code, message, held } => {
-                Step::Ask(Failure { reason, endpoint: Some(endpoint.id), code: Some(code), message, held: Some(held) })
-            }
+            Outcome::Matched { reason, code, message, held } => Step::Ask(Box::new(Failure {
+                reason,
+                endpoint: Some(endpoint.id),
+                code: Some(code),
+                message,
+                held: Some(held),
+            })),
             _ => unreachable!("all other outcomes were dealt with above"),
         }
     }
 
-    async fn ask(&mut self, failure: Failure, body: &mut RequestBody<'_>, client: &mut Client) -> Step {
+    async fn ask(&mut self, failure: Box<Failure>, body: &mut RequestBody<'_>, client: &mut Client) -> Step {
         self.asks += 1;
         if self.asks > MAX_ASKS {
             let message = format!("no copy was found in {MAX_ASKS} decisions; last: {}", failure.reason.name());

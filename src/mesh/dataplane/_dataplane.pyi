@@ -142,7 +142,9 @@ class DataPlane:
         ``peer_prefixes`` hold on listeners for peers only; elsewhere such paths are refused as UNIMPLEMENTED.
         """
 
-    def set_rpcs(self, rpcs: Mapping[str, tuple[Sequence[int], bool]] | None, allow_other: bool = True) -> None:
+    def set_rpcs(
+        self, rpcs: Mapping[str, tuple[Sequence[int], bool]] | None, allow_other: bool = True
+    ) -> None:
         """Which methods clients may call, and where in a message the model id is (spec of `MM_DATAPLANE_CONFIG`).
 
         ``rpcs`` maps full method names to the path of field numbers (empty: use the headers) and whether the id
@@ -155,7 +157,9 @@ class DataPlane:
         Empty ``methods`` allow all. Others are refused as UNIMPLEMENTED.
         """
 
-    def set_status_rules(self, rules: Sequence[tuple[int, str, str, Literal["lost", "unavailable", "exhausted"]]]) -> None:
+    def set_status_rules(
+        self, rules: Sequence[tuple[int, str, str, Literal["lost", "unavailable", "exhausted"]]]
+    ) -> None:
         """Answers of the local runtime that ask for a decision instead of going back to the client.
 
         Each rule is a status code, a prefix and a suffix of the message (empty: any), and the ask's reason. The first
@@ -168,7 +172,9 @@ class DataPlane:
     def remove_endpoint(self, endpoint: int) -> None:
         """Takes it out of every route; requests under way end by themselves, then its connections close."""
 
-    def set_route(self, model_id: str, endpoints: Sequence[int], *, max_concurrency: int = 0, max_queued: int = 0) -> None:
+    def set_route(
+        self, model_id: str, endpoints: Sequence[int], *, max_concurrency: int = 0, max_queued: int = 0
+    ) -> None:
         """Makes ``endpoints`` the copies of the model; counts of requests in flight survive.
 
         Args:
@@ -213,7 +219,7 @@ class DataPlane:
         """Tell the peer that sent the request that there is no copy here; its data plane asks anew, ``not_here``."""
 
     def answer_held(self, token: int) -> None:
-        """Give the client the answer that is held back, unchanged. Only after ``unavailable``/``exhausted``/``lost``."""
+        """Give the client the answer that is held back, unchanged. Only after a status rule matched."""
 
     def take_usage(self) -> list[Usage]:
         """Returns: local copies used since the last call, and those with requests in flight now."""
