@@ -5,6 +5,7 @@ with an `Election`; a `Registry` is all of these for one instance.
 """
 
 from mesh.registry.codecs import INSTANCES, MODELS, TEXT, VMODELS, Codec, RecordCodec, TextCodec
+from mesh.registry.connection import EtcdConnection, MemoryConnection, parse_connection
 from mesh.registry.election import Election
 from mesh.registry.errors import (
     Compacted,
@@ -17,9 +18,11 @@ from mesh.registry.errors import (
     StoreRefused,
     StoreUnavailable,
 )
+from mesh.registry.etcd import EtcdStore
 from mesh.registry.keys import Keys
 from mesh.registry.memory import MemoryCluster, MemoryStore
 from mesh.registry.mirror import Mirror, Subscriber
+from mesh.registry.opening import open_store
 from mesh.registry.records import EMPTY_CACHE, UNTYPED, InstanceRecord, ModelRecord, Record, VModelRecord
 from mesh.registry.registry import Registry
 from mesh.registry.session import Session, SessionState
@@ -40,6 +43,8 @@ __all__ = [
     "Delete",
     "Election",
     "Entry",
+    "EtcdConnection",
+    "EtcdStore",
     "Event",
     "InstanceRecord",
     "InvalidConnection",
@@ -49,6 +54,7 @@ __all__ = [
     "LeaseGone",
     "Listing",
     "MemoryCluster",
+    "MemoryConnection",
     "MemoryStore",
     "Mirror",
     "ModelRecord",
@@ -69,5 +75,7 @@ __all__ = [
     "Subscriber",
     "TextCodec",
     "VModelRecord",
+    "open_store",
+    "parse_connection",
     "update_together",
 ]

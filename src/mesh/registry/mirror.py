@@ -199,14 +199,14 @@ class Mirror(Mapping[str, R], Generic[R]):
     ) -> R | None:
         """Changes one record by compare-and-swap; the mirror shows the result at once.
 
-        Where `change` wants nothing changed, nothing is written and the store is not asked; whoever must be
-        sure calls `fetch` first.
+        Where `change` leaves a record that the mirror holds as it is, the store is not asked; whoever must be
+        sure calls `fetch` first. That a record is absent is confirmed by the store.
 
         Args:
             record_id: which.
             change: gets the current record or None, returns the wanted one, None to delete, or `KEEP`.
-                It is called again with the fresh record after a conflict, so it must be free of effects;
-                what it raises ends the update.
+                It is called again with the fresh record after a conflict, so it must be free of effects.
+                What it raises ends the update, once the store has confirmed that the record was the current one.
             timeout: seconds for all tries together.
 
         Returns:

@@ -20,6 +20,9 @@ KEEP: Final = _Keep.KEEP
 """What a change function returns to leave things as they are."""
 Keep = Literal[_Keep.KEEP]
 
+# Expecting a revision that no key ever has makes a transaction answer with the current entries.
+_NEVER = -1
+
 
 async def update_together(
     places: Sequence[tuple["Mirror[Any]", str]],
@@ -33,7 +36,8 @@ async def update_together(
         places: mirrors of one store, each with the id of a record; no record twice.
         change: gets the current records in the order of `places`, None for absent, and returns the wanted
             ones, None to delete and `KEEP` to leave one as it is; or `KEEP` for all. It is called again with
-            fresh records after a conflict, so it must be free of effects; what it raises ends the update.
+            fresh records after a conflict, so it must be free of effects. What it raises ends the update, once
+            the store has confirmed that the records were the current ones.
         timeout: seconds for all tries together.
 
     Returns:
@@ -45,48 +49,73 @@ async def update_together(
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
-    store = places[0][0].store
     keys = [mirror.prefix + record_id for mirror, record_id in places]
     attempted: Mapping[str, bytes | None] = {}
+    fresh = False
     while True:
         current = [mirror.checked(record_id) for mirror, record_id in places]
-        wanted = change(current)
-        if wanted is KEEP:
-            return current
-        written: dict[str, bytes | None] = {}
-        for (mirror, _), key, before, after in zip(places, keys, current, wanted, strict=True):
-            if after is not KEEP and after != before:
-                written[key] = None if after is None else mirror.codec.encode(after)
-        if not written:
-            return current
         expected = {
             key: mirror.revision(record_id) for (mirror, record_id), key in zip(places, keys, strict=True)
         }
         try:
-            outcome = await store.transact(
+            wanted = _resolve(current, change(current))
+        except Exception:
+            if fresh or not await _refresh(places, expected, deadline - loop.time()):
+                raise
+            fresh = True
+            continue
+        written = {
+            key: None if after is None else mirror.codec.encode(after)
+            for (mirror, _), key, before, after in zip(places, keys, current, wanted, strict=True)
+            if after != before
+        }
+        if not written:
+            if None not in current or fresh or not await _refresh(places, expected, deadline - loop.time()):
+                return current
+            fresh = True
+            continue
+        try:
+            outcome = await places[0][0].store.transact(
                 expected,
                 [Delete(key) if value is None else Put(key, value) for key, value in written.items()],
                 timeout=max(0.001, deadline - loop.time()),
             )
         except OutcomeUnknown as error:
             attempted = written
-            outcome = await _read_back(store, keys, error, deadline - loop.time())
-        if outcome.committed or (attempted and _holds(attempted, outcome.entries)):
-            records = [
-                before if after is KEEP else after for before, after in zip(current, wanted, strict=True)
-            ]
-            if outcome.committed:
-                for (mirror, record_id), key, record in zip(places, keys, records, strict=True):
-                    if key in written:
-                        mirror.learn_written(record_id, record, outcome.revision)
-                return records
-            _learn(places, keys, outcome)
-            return [mirror.checked(record_id) for mirror, record_id in places]
+            outcome = await _read_back(places[0][0].store, keys, error, deadline - loop.time())
+        if outcome.committed:
+            for (mirror, record_id), key, record in zip(places, keys, wanted, strict=True):
+                if key in written:
+                    mirror.learn_written(record_id, record, outcome.revision)
+            return wanted
         _learn(places, keys, outcome)
+        if attempted and _holds(attempted, outcome.entries):
+            return [mirror.checked(record_id) for mirror, record_id in places]
+        fresh = True
         if loop.time() >= deadline:
             raise StoreUnavailable(
                 f"{', '.join(keys)} kept changing for {timeout} s under an update, which gave up: try again"
             )
+
+
+def _resolve(current: Sequence[Any], wanted: Sequence[Any] | Keep) -> Sequence[Any]:
+    if wanted is KEEP:
+        return current
+    return [before if after is KEEP else after for before, after in zip(current, wanted, strict=True)]
+
+
+async def _refresh(
+    places: Sequence[tuple["Mirror[Any]", str]], expected: Mapping[str, int], remaining: float
+) -> bool:
+    """Asks the store whether the records are what the mirrors hold; takes in and tells what is not."""
+    outcome = await places[0][0].store.transact(
+        dict.fromkeys(expected, _NEVER), [], timeout=max(0.001, remaining)
+    )
+    _learn(places, list(expected), outcome)
+    return any(
+        (entry.mod_revision if (entry := outcome.entries[key]) else 0) != revision
+        for key, revision in expected.items()
+    )
 
 
 def _learn(places: Sequence[tuple["Mirror[Any]", str]], keys: Sequence[str], outcome: Outcome) -> None:
@@ -99,7 +128,7 @@ async def _read_back(store: Store, keys: Sequence[str], unknown: OutcomeUnknown,
     if remaining <= 0:
         raise unknown
     try:
-        found = await store.transact(dict.fromkeys(keys, -1), [], timeout=remaining)
+        found = await store.transact(dict.fromkeys(keys, _NEVER), [], timeout=remaining)
     except RegistryError:
         raise unknown from None
     return found

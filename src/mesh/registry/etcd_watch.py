@@ -1,0 +1,128 @@
+"""One watch on one stream: responses in, batches of whole revisions out."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from mesh.protos import etcd_rpc_pb2 as rpc
+from mesh.protos.etcd_kv_pb2 import Event as WireEvent
+from mesh.registry.errors import Compacted, StoreUnavailable
+from mesh.registry.etcd_calls import Metadata
+from mesh.registry.etcd_members import Member
+
+START_SECONDS = 5.0
+"""Within which a server must confirm a watch."""
+ASK_SECONDS = 5.0
+"""A quiet server is asked so often whether it still is there..."""
+SILENT_SECONDS = 30.0
+"""...and given up after so long without any word."""
+_WHOLE_STREAM = -1
+
+
+class WatchRefused(Exception):
+    """The server ended a watch on its own account; the text is its reason."""
+
+
+class WatchPosition:
+    """Where a watch resumes: after the last change that was delivered, whole revisions at a time.
+
+    The revision in a response's header is the store's newest, which while catching up is far ahead of what
+    was delivered; it counts in an empty notification alone. Even that is held back until the next one, since
+    older servers may send it before changes that it covers.
+    """
+
+    def __init__(self, start: int) -> None:
+        self.delivered = start - 1
+        self._notified = 0
+        self._pending: list[WireEvent] = []
+
+    def take(self, response: rpc.WatchResponse) -> Sequence[WireEvent] | None:
+        """Takes in a response.
+
+        Returns:
+            The events to deliver now, none for a sign of life; None where the rest of them is still to come.
+        """
+        if response.events:
+            self._pending.extend(response.events)
+            if response.fragment:
+                return None
+            events, self._pending = self._pending, []
+            self.delivered = max(self.delivered, events[-1].kv.mod_revision)
+            return events
+        if response.watch_id != _WHOLE_STREAM and not response.created:
+            self.delivered = max(self.delivered, self._notified)
+            self._notified = response.header.revision
+        return ()
+
+
+async def watch_once(
+    member: Member, metadata: Metadata, key: bytes, range_end: bytes, position: WatchPosition
+) -> AsyncGenerator[Sequence[WireEvent], None]:
+    """Watches a range over one stream until it breaks.
+
+    Raises:
+        Compacted: the position is gone.
+        WatchRefused: the server does not want to.
+        StoreUnavailable: the server fell silent or ended the stream.
+        grpc.aio.AioRpcError: the stream broke.
+    """
+    stream = member.watches.Watch(metadata=metadata)
+    reading: asyncio.Future[Any] | None = None
+    try:
+        await stream.write(
+            rpc.WatchRequest(
+                create_request=rpc.WatchCreateRequest(
+                    key=key,
+                    range_end=range_end,
+                    start_revision=position.delivered + 1,
+                    progress_notify=True,
+                    fragment=True,
+                )
+            )
+        )
+        created = False
+        silent = 0.0
+        while True:
+            if reading is None:
+                reading = asyncio.ensure_future(stream.read())
+            # Cancelling a read would cancel the stream, so it goes on while the time is up.
+            done, _ = await asyncio.wait((reading,), timeout=ASK_SECONDS if created else START_SECONDS)
+            if not done:
+                silent += ASK_SECONDS
+                if not created or silent >= SILENT_SECONDS:
+                    raise StoreUnavailable(f"etcd at {member.endpoint} says nothing on a watch")
+                await stream.write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
+                continue
+            response = reading.result()
+            reading = None
+            silent = 0.0
+            if response is grpc.aio.EOF:
+                code, details = await stream.code(), await stream.details()
+                raise StoreUnavailable(f"etcd at {member.endpoint} ended a watch ({code.name}: {details})")
+            if response.canceled:
+                _raise_cancelled(member, response)
+            if response.created:
+                created = True
+                await stream.write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
+                continue
+            events = position.take(response)
+            if events is not None:
+                yield events
+    finally:
+        stream.cancel()
+        if reading is not None:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+
+def _raise_cancelled(member: Member, response: rpc.WatchResponse) -> None:
+    if response.compact_revision:
+        raise Compacted(
+            f"etcd at {member.endpoint}: the watched revision is compacted away, the oldest left is"
+            f" {response.compact_revision}: list again",
+            response.compact_revision,
+        )
+    raise WatchRefused(response.cancel_reason or "the server cancelled the watch without a reason")
