@@ -1,8 +1,10 @@
 """Decisions kept with their reasons, so that people can ask why."""
 
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import count, islice
 
 
 class DecisionKind(StrEnum):
@@ -66,19 +68,41 @@ class DecisionRing:
         ValueError: a bound is below 1.
     """
 
-    def __init__(self, capacity: int = 10_000, per_model: int = 50) -> None: ...
+    def __init__(self, capacity: int = 10_000, per_model: int = 50) -> None:
+        if capacity < 1 or per_model < 1:
+            raise ValueError(f"capacity is {capacity} and per_model {per_model}, both must be at least 1")
+        self._capacity = capacity
+        self._per_model = per_model
+        self._sequence = count()
+        self._decisions: OrderedDict[int, Decision] = OrderedDict()
+        self._of_model: dict[str, deque[int]] = {}
 
     def add(self, decision: Decision) -> None:
         """Keeps it, forgetting the oldest where a bound is reached."""
-        raise NotImplementedError
+        number = next(self._sequence)
+        mine = self._of_model.setdefault(decision.model_id, deque())
+        mine.append(number)
+        self._decisions[number] = decision
+        if len(mine) > self._per_model:
+            del self._decisions[mine.popleft()]
+        elif len(self._decisions) > self._capacity:
+            _, oldest = self._decisions.popitem(last=False)
+            others = self._of_model[oldest.model_id]
+            others.popleft()
+            if not others:
+                del self._of_model[oldest.model_id]
 
     def newest(self, limit: int, model_id: str = "") -> list[Decision]:
         """Returns: at most ``limit`` decisions, newest first; of all models where ``model_id`` is empty."""
-        raise NotImplementedError
+        if not model_id:
+            return list(islice(reversed(self._decisions.values()), limit))
+        return [
+            self._decisions[number] for number in islice(reversed(self._of_model.get(model_id, ())), limit)
+        ]
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return len(self._decisions)
 
     def __iter__(self) -> Iterator[Decision]:
         """Oldest first."""
-        raise NotImplementedError
+        return iter(self._decisions.values())
