@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import lightgbm
 import numpy as np
@@ -41,8 +42,33 @@ def warm_up(threads: int) -> None:
 
 
 def load(file: Path, threads: int) -> Servable:
-    """Checks the first line: the library takes other text for a model without trees."""
+    """Checks the layout first: given a file that was cut short, the library ends the process."""
     with file.open("rb") as stream:
-        if not stream.read(64).lstrip().startswith(b"tree"):
-            raise ValueError("its first line is not 'tree'")
+        _check_layout(stream)
     return _LightGBMModel(lightgbm.Booster(model_file=str(file)), threads)
+
+
+def _check_layout(stream: BinaryIO) -> None:
+    """Compares the sizes of the trees, which the header tells, with where they are.
+
+    Raises:
+        ValueError: they differ, or there is no header.
+    """
+    if not stream.readline(64).startswith(b"tree"):
+        raise ValueError("its first line is not 'tree'")
+    sizes: list[int] | None = None
+    while (line := stream.readline()) and not line.startswith(b"Tree="):
+        if line.startswith(b"tree_sizes="):
+            sizes = [int(size) for size in line.partition(b"=")[2].split()]
+    if sizes is None:
+        # The library reads models from before it wrote sizes in another, careful way.
+        return
+    offset = stream.tell() - len(line)
+    for number, size in enumerate(sizes):
+        stream.seek(offset)
+        if stream.readline(32).strip() != b"Tree=%d" % number:
+            raise ValueError(f"tree {number} of {len(sizes)} is not where its header says")
+        offset += size
+    stream.seek(offset)
+    if sizes and stream.readline(32).strip() != b"end of trees":
+        raise ValueError(f"it does not end after tree {len(sizes) - 1}, as its header says")

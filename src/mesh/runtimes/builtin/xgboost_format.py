@@ -35,12 +35,13 @@ class _XGBoostModel(Servable):
 
 def warm_up(threads: int) -> None:
     """Makes the library's global state."""
-    xgboost.set_config(verbosity=0)
     xgboost.Booster({"nthread": threads})
 
 
 def load(file: Path, threads: int) -> Servable:
     """Loads by path where the suffix tells the encoding, which takes less memory than by content."""
-    booster = xgboost.Booster({"nthread": threads})
-    booster.load_model(str(file) if file.suffix in (".json", ".ubj") else bytearray(file.read_bytes()))
+    # The verbosity is the thread's own, and each load has a thread of its own.
+    with xgboost.config_context(verbosity=0):
+        booster = xgboost.Booster({"nthread": threads})
+        booster.load_model(str(file) if file.suffix in (".json", ".ubj") else bytearray(file.read_bytes()))
     return _XGBoostModel(booster)
