@@ -28,7 +28,8 @@ python_environment() {
 	local python
 	python=$(recent_python) || die "mesh needs Python 3.11 or newer, and there is none on PATH." \
 		"Install one (Debian: apt install python3 python3-venv), or name it: PYTHON=/path/to/python3.12 $0"
-	say "making a Python environment in .venv with $("$python" --version)"
+	say "the first start here takes some minutes; .venv/install.log has the details"
+	say "making an environment in .venv with $("$python" --version)"
 	"$python" -m venv .venv >&2 || {
 		rm -rf .venv
 		die "$python cannot make environments (Debian: apt install python3-venv)"
@@ -59,7 +60,7 @@ data_plane() {
 	fi
 	command -v cargo >/dev/null || die "the data plane is written in Rust, and there is no \`cargo\` on PATH:" \
 		"install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' dataplane/Cargo.toml) or newer, for instance with rustup"
-	if ! .venv/bin/python -c 'import maturin' 2>/dev/null; then
+	if [ ! -x .venv/bin/maturin ]; then
 		step "installing the build tool" pip_install "$(sed -n 's/^requires = \["\(maturin[^"]*\)"\]/\1/p' pyproject.toml)"
 	fi
 	step "compiling the data plane (the first time takes a minute or two)" \

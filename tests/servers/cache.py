@@ -145,7 +145,8 @@ def interpreter(versions: Sequence[str], needed_by: str) -> Path:
         return Path(sys.executable)
     for version in versions:
         path = shutil.which(f"python{version}")
-        if path:
+        # Version managers put names on PATH that do not run.
+        if path and subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0:
             return Path(path)
     raise ServerUnavailableError(
         f"{needed_by} needs Python {' or '.join(versions)}, and this is {sys.version.split()[0]}: "
