@@ -39,9 +39,7 @@ def generate(out: Path) -> None:
         check=True,
     )
     target = out / "mesh" / "protos"
-    services = {
-        proto.stem for proto in protos if re.search(r"^service ", proto.read_text(), re.MULTILINE)
-    }
+    services = {proto.stem for proto in protos if re.search(r"^service ", proto.read_text(), re.MULTILINE)}
     for path in target.glob("*_pb2_grpc.py*"):
         if path.name.split("_pb2_grpc")[0] not in services:
             path.unlink()
@@ -50,7 +48,9 @@ def generate(out: Path) -> None:
     for path in target.glob("*_pb2_grpc.py"):
         path.write_text(_use_any_grpc_release(path.read_text()))
     for path in target.glob("*_pb2_grpc.pyi"):
-        path.write_text(re.sub(r"^GRPC_(GENERATED_)?VERSION: str\n", "", path.read_text(), flags=re.M))
+        path.write_text(
+            re.sub(r"^GRPC_(GENERATED_)?VERSION: str\n", "", path.read_text(), flags=re.MULTILINE)
+        )
 
 
 def _use_private_pool(text: str) -> str:
@@ -75,15 +75,14 @@ def _read(folder: Path) -> dict[str, str]:
 
 
 def main() -> int:
+    """Generates, or with ``--check`` tells what is stale."""
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary)
         generate(out)
         fresh = _read(out / "mesh" / "protos")
     present = _read(PROTOS)
     if "--check" in sys.argv[1:]:
-        stale = sorted(
-            name for name in fresh.keys() | present.keys() if fresh.get(name) != present.get(name)
-        )
+        stale = sorted(name for name in fresh.keys() | present.keys() if fresh.get(name) != present.get(name))
         if stale:
             print(f"stale: {', '.join(stale)}; run python tools/generate_protos.py")
         return 1 if stale else 0
