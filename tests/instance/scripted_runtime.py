@@ -20,7 +20,7 @@ class ScriptedRuntime(spi_grpc.ModelRuntimeServicer):
     """One model server. Attributes may be changed at any time.
 
     Attributes:
-        sizes: bytes by model id; ``default_size`` for others.
+        sizes: bytes by model id; ``size`` for others.
         load_delay_s: how long each load takes.
         refuse: model id to the code and message with which its load fails.
         hang: models whose load never ends.
@@ -34,13 +34,15 @@ class ScriptedRuntime(spi_grpc.ModelRuntimeServicer):
         *,
         capacity: int = 64 * MIB,
         default_size: int = 2 * MIB,
+        size: int = 0,
         loading_concurrency: int = 4,
         loading_timeout_ms: int = 5_000,
         limit_concurrency: int = 0,
     ) -> None:
         self.address = f"unix:{socket}"
         self.capacity = capacity
-        self.default_size = default_size
+        self.default_size = MIB if size else default_size
+        self.size = size or default_size
         self.loading_concurrency = loading_concurrency
         self.loading_timeout_ms = loading_timeout_ms
         self.limit_concurrency = limit_concurrency
@@ -93,7 +95,7 @@ class ScriptedRuntime(spi_grpc.ModelRuntimeServicer):
             await context.abort(*refusal)
         self.loaded.add(request.modelId)
         return spi.LoadModelResponse(
-            sizeInBytes=self.sizes.get(request.modelId, self.default_size),
+            sizeInBytes=self.sizes.get(request.modelId, self.size),
             maxConcurrency=self.limit_concurrency,
         )
 
@@ -105,17 +107,17 @@ class ScriptedRuntime(spi_grpc.ModelRuntimeServicer):
     async def predictModelSize(  # noqa: N802
         self, request: spi.PredictModelSizeRequest, context: Any
     ) -> spi.PredictModelSizeResponse:
-        return spi.PredictModelSizeResponse(sizeInBytes=self.sizes.get(request.modelId, self.default_size))
+        return spi.PredictModelSizeResponse(sizeInBytes=self.sizes.get(request.modelId, self.size))
 
     async def modelSize(self, request: spi.ModelSizeRequest, context: Any) -> spi.ModelSizeResponse:  # noqa: N802
-        return spi.ModelSizeResponse(sizeInBytes=self.sizes.get(request.modelId, self.default_size))
+        return spi.ModelSizeResponse(sizeInBytes=self.sizes.get(request.modelId, self.size))
 
 
-class _Anything(grpc.GenericRpcHandler[bytes, bytes]):
+class _Anything(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     def __init__(self, runtime: ScriptedRuntime) -> None:
         self._runtime = runtime
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
+    def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
         if details.method.startswith("/mmesh."):
             return None
         if details.method.endswith("Stream"):

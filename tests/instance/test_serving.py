@@ -56,8 +56,7 @@ async def test_a_burst_of_cold_models_spreads(mesh: Mesh) -> None:
 
 async def test_more_models_than_fit_come_and_go(mesh: Mesh) -> None:
     clients = [
-        await mesh.add(ScriptedRuntime(mesh.socket(), capacity=32 * MIB, default_size=3 * MIB))
-        for _ in range(2)
+        await mesh.add(ScriptedRuntime(mesh.socket(), capacity=32 * MIB, size=3 * MIB)) for _ in range(2)
     ]
     await mesh.settle()
     models = [f"m{number}" for number in range(40)]
@@ -75,7 +74,7 @@ async def test_more_models_than_fit_come_and_go(mesh: Mesh) -> None:
 
 
 async def test_the_least_recently_used_model_leaves(mesh: Mesh) -> None:
-    client = await mesh.add(ScriptedRuntime(mesh.socket(), capacity=30 * MIB, default_size=6 * MIB))
+    client = await mesh.add(ScriptedRuntime(mesh.socket(), capacity=30 * MIB, size=6 * MIB))
     for model in ("a", "b", "c", "d", "e"):
         await client.register(model)
     for model in ("a", "b", "c"):
@@ -92,7 +91,7 @@ async def test_the_least_recently_used_model_leaves(mesh: Mesh) -> None:
 
 
 async def test_an_open_stream_keeps_its_copy(mesh: Mesh) -> None:
-    client = await mesh.add(ScriptedRuntime(mesh.socket(), capacity=30 * MIB, default_size=6 * MIB))
+    client = await mesh.add(ScriptedRuntime(mesh.socket(), capacity=30 * MIB, size=6 * MIB))
     for number in range(12):
         await client.register(f"m{number}")
     stream = client.open_stream("m0")

@@ -24,6 +24,8 @@ MAX_ATTEMPTS = 8
 MAX_EXHAUSTED = 2
 #: A request that waited longer for a load counts as a cache miss, milliseconds; as KServe ModelMesh has it.
 MISS_MS = 10
+#: A model server beside this process takes a connection within this, seconds.
+CONNECT_TIMEOUT_S = 1.0
 
 
 class Asks:
@@ -32,6 +34,7 @@ class Asks:
     Args:
         loader: None for a pure router.
         runtime_endpoint: the model server's number in the data plane; None for a pure router.
+        serving_address: where the model server takes requests.
         now_ms: epoch milliseconds.
     """
 
@@ -45,6 +48,7 @@ class Asks:
         placer: Placer,
         loader: Loader | None,
         runtime_endpoint: int | None,
+        serving_address: str,
         metrics: Metrics,
         now_ms: Callable[[], int],
     ) -> None:
@@ -56,6 +60,7 @@ class Asks:
         self._placer = placer
         self._loader = loader
         self._runtime_endpoint = runtime_endpoint
+        self._serving_address = serving_address
         self._metrics = metrics
         self._now_ms = now_ms
         self._answering: set[asyncio.Task[None]] = set()
@@ -109,7 +114,7 @@ class Asks:
         if ask.from_peer:
             await self._decide_here(ask, model_id)
         elif ask.reason in {"unavailable", "exhausted"}:
-            self._decide_held(ask, model_id)
+            await self._decide_held(ask, model_id)
         elif ask.attempt >= MAX_ATTEMPTS:
             raise _unreachable(model_id, ask)
         else:
@@ -139,23 +144,47 @@ class Asks:
             return
         self._dataplane.answer_not_here(ask.token)
 
-    def _decide_held(self, ask: Ask, model_id: str) -> None:
-        """The copy's server is unavailable or exhausted: other copies may do better, more copies would not."""
+    async def _decide_held(self, ask: Ask, model_id: str) -> None:
+        """The copy's server is unavailable or exhausted: other copies may do better, more copies would not.
+
+        Unless the server itself is going away: then the model needs another place.
+        """
         others = [endpoint for endpoint in self._dataplane.route(model_id) if endpoint not in ask.tried]
         limit = MAX_EXHAUSTED if ask.reason == "exhausted" else MAX_ATTEMPTS
         if others and ask.attempt < limit:
             self._dataplane.answer_route(ask.token, model_id)
+        elif (
+            ask.reason == "unavailable"
+            and ask.endpoint == self._runtime_endpoint
+            and await self._server_is_gone()
+        ):
+            await self._bring(ask, model_id, server_gone=True)
         else:
             self._dataplane.answer_held(ask.token)
 
-    async def _bring(self, ask: Ask, model_id: str) -> None:
+    async def _server_is_gone(self) -> bool:
+        """Whether the model server takes no connections: one that stops answers its last requests so."""
+        address = self._serving_address
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                if address.startswith("unix:"):
+                    _, writer = await asyncio.open_unix_connection(address.removeprefix("unix:"))
+                else:
+                    host, _, port = address.rpartition(":")
+                    _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+        except OSError:
+            return True
+        writer.close()
+        return False
+
+    async def _bring(self, ask: Ask, model_id: str, *, server_gone: bool = False) -> None:
         others = [endpoint for endpoint in self._dataplane.route(model_id) if endpoint not in ask.tried]
         if others:
             self._dataplane.answer_route(ask.token, model_id)
             return
         tried = {peer.instance_id for endpoint in ask.tried if (peer := self._peers.at(endpoint)) is not None}
         unreachable = {instance_id for instance_id in tried if self._routes.is_suspect(instance_id)}
-        if self._runtime_endpoint in ask.tried and ask.reason in {"unreachable", "broken"}:
+        if self._runtime_endpoint in ask.tried and (server_gone or ask.reason in {"unreachable", "broken"}):
             tried.add(self._instance_id)
             unreachable.add(self._instance_id)
         began = time.monotonic()

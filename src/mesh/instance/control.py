@@ -56,7 +56,7 @@ class _ServerAnswers:
         return inference_pb2.ServerMetadataResponse(name="mesh", version=self._version)
 
 
-def _unary(call: Callable[..., Awaitable[Any]], request_type: Any) -> grpc.RpcMethodHandler[Any, Any]:
+def _unary(call: Callable[..., Awaitable[Any]], request_type: Any) -> "grpc.RpcMethodHandler[Any, Any]":
     return grpc.unary_unary_rpc_method_handler(
         call,
         request_deserializer=request_type.FromString,

@@ -7,6 +7,8 @@ from collections.abc import Coroutine
 from random import Random
 from typing import Any
 
+import grpc
+
 from mesh.dataplane import DataPlane
 from mesh.instance.admin_service import AdminService
 from mesh.instance.asks import Asks
@@ -40,7 +42,7 @@ from mesh.placement import (
     is_significant_change,
     to_units,
 )
-from mesh.registry import EMPTY_CACHE, InstanceRecord, Keys, ModelRecord, Registry, Store
+from mesh.registry import EMPTY_CACHE, InstanceRecord, Keys, ModelRecord, Registry, RegistryError, Store
 from mesh.runtimes import LOST_MODEL_RULES, ModelRuntime, RuntimeLost, RuntimeParameters, RuntimeReturned
 
 log = logging.getLogger(__name__)
@@ -131,7 +133,7 @@ class Instance:
         self._registry.models.subscribe(self._model_changed)
         self._forget_earlier_life()
         self._asks.start()
-        self._registry.election.start()
+        await self._stand_for_election()
         self._run(self._publisher.run())
         if self._loader is not None:
             self._run(self._loader.keep_reading_usage())
@@ -143,6 +145,13 @@ class Instance:
         await self._control.set_ready(True)
         self._serving = True
         log.info("serving", extra={"address": self.address, "peer_address": self.peer_address})
+
+    async def _stand_for_election(self) -> None:
+        try:
+            await self._registry.election.stand()
+        except RegistryError as error:
+            # The registry remembers the candidacy and writes it as soon as it can.
+            log.warning("not a candidate for leadership yet: %s", error)
 
     async def _start_parts(self) -> RuntimeParameters | None:
         registry = asyncio.ensure_future(self._registry.start(REGISTRY_START_TIMEOUT_S))
@@ -205,6 +214,7 @@ class Instance:
             self._placer,
             self._loader,
             self._runtime_endpoint,
+            self._runtime.serving_address if self._runtime is not None else "",
             self._metrics,
             _now_ms,
         )
@@ -232,9 +242,16 @@ class Instance:
             {method: tuple(path) for method, path in parameters.methods.items()},
             allow_any=parameters.allow_any_method,
         )
-        lost = [(int(code.value[0]), prefix, suffix, "lost") for code, prefix, suffix in LOST_MODEL_RULES]
-        # Unavailable and exhausted, as gRPC numbers them.
-        self._dataplane.set_status_rules([*lost, (14, "", "", "unavailable"), (8, "", "", "exhausted")])
+        lost = [(_number(code), prefix, suffix, "lost") for code, prefix, suffix in LOST_MODEL_RULES]
+        self._dataplane.set_status_rules(
+            [
+                *lost,
+                (_number(grpc.StatusCode.UNAVAILABLE), "", "", "unavailable"),
+                # What a server of gRPC's own answers to its last requests when it is stopped.
+                (_number(grpc.StatusCode.CANCELLED), "", "", "unavailable"),
+                (_number(grpc.StatusCode.RESOURCE_EXHAUSTED), "", "", "exhausted"),
+            ]
+        )
         return self._dataplane.add_endpoint(self._runtime.serving_address, "runtime", "runtime")
 
     def _make_loader(self, parameters: RuntimeParameters, runtime: ModelRuntime) -> Loader:
@@ -302,7 +319,7 @@ class Instance:
     def _record(self) -> InstanceRecord:
         settings = self.settings
         cache = self._loader.cache if self._loader is not None and self._runtime_up else None
-        oldest_ms = cache.oldest_used_ms if cache else NEVER_USED_MS
+        oldest_ms = cache.oldest_used_ms if cache is not None else NEVER_USED_MS
         return InstanceRecord(
             start_time=self._started_ms,
             location=settings.location,
@@ -310,11 +327,11 @@ class Instance:
             labels=settings.labels,
             actionable=True,
             oldest_use=EMPTY_CACHE if oldest_ms == NEVER_USED_MS else oldest_ms,
-            count=len(cache) if cache else 0,
-            capacity=cache.capacity_units if cache else 0,
-            used=cache.used_units if cache else 0,
+            count=len(cache) if cache is not None else 0,
+            capacity=cache.capacity_units if cache is not None else 0,
+            used=cache.used_units if cache is not None else 0,
             loading_threads=self._parameters.max_loading_concurrency if self._parameters else 0,
-            loads_in_progress=cache.loads_in_progress if cache else 0,
+            loads_in_progress=cache.loads_in_progress if cache is not None else 0,
             request_rate=self._rates.total,
             shutting_down=self._leaving,
             endpoint=f"{settings.address}:{self.peer_address.rpartition(':')[2]}",
@@ -372,7 +389,10 @@ class Instance:
         self._serving = False
         await self._control.set_ready(False)
         await self._registration.settle(1.0)
-        await self._registry.withdraw()
+        try:
+            await self._registry.withdraw()
+        except RegistryError as error:
+            log.warning("the record of this instance is left to the end of its session: %s", error)
         if self._others():
             await asyncio.sleep(LEAVE_PAUSE_S)
         self._dataplane.start_drain()
@@ -432,6 +452,10 @@ class Instance:
         for endpoint in self._endpoints:
             endpoint.close()
         await self._registry.close()
+
+
+def _number(code: grpc.StatusCode) -> int:
+    return int(code.value[0])
 
 
 def _log_end(task: asyncio.Task[None]) -> None:

@@ -156,7 +156,7 @@ def _no_vmodels(rpc: str) -> MeshError:
     )
 
 
-def _handler(call: Callable[[Any], Awaitable[Any]], request_type: Any) -> grpc.RpcMethodHandler[Any, Any]:
+def _handler(call: Callable[[Any], Awaitable[Any]], request_type: Any) -> "grpc.RpcMethodHandler[Any, Any]":
     async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         return await answer(call(request), context)
 
