@@ -67,7 +67,7 @@ class Shell:
 
     def take(self, kind: type[T]) -> list[T]:
         """Returns: the instructions of a kind since the last call, and forgets all."""
-        found = [instruction for instruction in self.asked if isinstance(instruction, kind)]
+        found = self.seen(kind)
         self.asked.clear()
         return found
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -24,28 +25,28 @@ CAPACITY = 100_000
 DEFAULT = 1_000
 
 
-def instance(name: str, **changes: int | bool) -> InstanceView:
-    values = {
+def instance(name: str, **changes: Any) -> InstanceView:
+    values: dict[str, Any] = {
         "capacity_units": CAPACITY,
         "used_units": 10_000,
         "oldest_used_ms": NOW - 3_600_000,
         "models": 10,
         "loader_threads": 2,
     }
-    return InstanceView(name, **(values | changes))  # type: ignore[arg-type]
+    return InstanceView(name, **(values | changes))
 
 
 def full(name: str, oldest_used_ms: int) -> InstanceView:
     return instance(name, used_units=CAPACITY - 10, oldest_used_ms=oldest_used_ms)
 
 
-def place(*instances: InstanceView, seed: int = 0, **request: object) -> Placement:
-    asked = PlacementRequest("m", **({"last_used_ms": NOW} | request))  # type: ignore[arg-type]
+def place(*instances: InstanceView, seed: int = 0, **request: Any) -> Placement:
+    asked = PlacementRequest("m", **({"last_used_ms": NOW} | request))
     view = ClusterView({one.instance_id: one for one in instances}, "self", DEFAULT)
     return choose(view, asked, NOW, Random(seed))
 
 
-def chosen(*instances: InstanceView, **request: object) -> set[str | None]:
+def chosen(*instances: InstanceView, **request: Any) -> set[str | None]:
     return {place(*instances, seed=seed, **request).chosen for seed in range(40)}
 
 
@@ -95,7 +96,7 @@ def test_each_candidate_says_why() -> None:
     ],
 )
 def test_nowhere_has_a_reason(
-    instances: list[InstanceView], request_: dict[str, object], reason: PlacementReason, message: str
+    instances: list[InstanceView], request_: dict[str, Any], reason: PlacementReason, message: str
 ) -> None:
     placement = place(*instances, **request_)
     assert placement.chosen is None

@@ -52,6 +52,8 @@ from mesh.placement.instructions import (
     WakeAt,
 )
 from mesh.placement.limits import UNIT_BYTES, CacheLimits, default_assume_loaded_ms, to_units
+from mesh.placement.load_times import LoadTimes
+from mesh.placement.publishing import PublishedInstance, is_significant_change
 from mesh.placement.reservations import Pending, Reservations
 from mesh.placement.victims import EvictionPolicy
 from mesh.placement.view import (
@@ -91,6 +93,7 @@ __all__ = [
     "LoadFinished",
     "LoadRequested",
     "LoadTimedOut",
+    "LoadTimes",
     "LocalCache",
     "MeasureSize",
     "Pending",
@@ -99,6 +102,7 @@ __all__ = [
     "PlacementReason",
     "PlacementRequest",
     "PredictSize",
+    "PublishedInstance",
     "Refusal",
     "Register",
     "Registered",
@@ -125,5 +129,6 @@ __all__ = [
     "WakeAt",
     "choose",
     "default_assume_loaded_ms",
+    "is_significant_change",
     "to_units",
 ]
