@@ -318,6 +318,7 @@ class Loader:
 
         def wake() -> None:
             del self._timers[time_ms]
+            self.read_usage()
             self.handle(Tick())
 
         delay_s = max(0, time_ms - self._now_ms()) / 1_000

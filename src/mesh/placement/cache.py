@@ -703,6 +703,10 @@ class LocalCache:
             if event.in_flight > 0:
                 entry.touch(self._now)
                 entry.safe_until_ms = max(entry.safe_until_ms, self._now + _BUSY_HOLD_MS)
+            elif entry.loaded_ms and event.last_used_ms >= entry.loaded_ms:
+                # Those who waited for the load have found it.
+                entry.safe_until_ms = min(entry.safe_until_ms, self._now)
+                self._room_changed = self._room_changed or bool(self._short_of_room)
         elif (unload := self._unloads.get(event.model_id)) is not None:
             unload.in_flight = event.in_flight
 
