@@ -39,6 +39,18 @@ class WatchPosition:
         self._notified = 0
         self._pending: list[WireEvent] = []
 
+    @property
+    def start_revision(self) -> int:
+        """What to ask the server for: the last delivered revision, whose changes are passed over.
+
+        Asked for the one after it, a server says nothing at all until something changes.
+        """
+        return max(1, self.delivered)
+
+    def drop_fragments(self) -> None:
+        """Forgets what came of a response whose rest was lost with its stream."""
+        self._pending.clear()
+
     def take(self, response: rpc.WatchResponse) -> Sequence[WireEvent] | None:
         """Takes in a response.
 
@@ -50,7 +62,10 @@ class WatchPosition:
             if response.fragment:
                 return None
             events, self._pending = self._pending, []
-            self.delivered = max(self.delivered, events[-1].kv.mod_revision)
+            if events[0].kv.mod_revision <= self.delivered:
+                events = [event for event in events if event.kv.mod_revision > self.delivered]
+            if events:
+                self.delivered = events[-1].kv.mod_revision
             return events
         if response.watch_id != _WHOLE_STREAM and not response.created:
             self.delivered = max(self.delivered, self._notified)
@@ -69,6 +84,7 @@ async def watch_once(
         StoreUnavailable: the server fell silent or ended the stream.
         grpc.aio.AioRpcError: the stream broke.
     """
+    position.drop_fragments()
     stream = member.watches.Watch(metadata=metadata)
     reading: asyncio.Future[Any] | None = None
     try:
@@ -77,7 +93,7 @@ async def watch_once(
                 create_request=rpc.WatchCreateRequest(
                     key=key,
                     range_end=range_end,
-                    start_revision=position.delivered + 1,
+                    start_revision=position.start_revision,
                     progress_notify=True,
                     fragment=True,
                 )

@@ -1,0 +1,79 @@
+"""A store to test against, with the faults that can befall it: in memory, or a real etcd."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from mesh.registry import MemoryCluster, Store, open_store
+from tests.servers.etcd import EtcdServer
+
+
+class World(ABC):
+    """One store, its clients and its faults."""
+
+    def __init__(self) -> None:
+        self.clients: list[Store] = []
+
+    def client(self) -> Store:
+        store = self.new_client()
+        self.clients.append(store)
+        return store
+
+    @abstractmethod
+    def new_client(self) -> Store: ...
+    @abstractmethod
+    def stop(self) -> None: ...
+    @abstractmethod
+    def start(self) -> None: ...
+    @abstractmethod
+    def compact(self, revision: int) -> None: ...
+
+    async def expire(self, lease: int) -> None:
+        await self.client().revoke(lease)
+
+    async def close(self) -> None:
+        for store in self.clients:
+            await store.close()
+
+
+class MemoryWorld(World):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cluster = MemoryCluster()
+
+    def new_client(self) -> Store:
+        return self.cluster.client()
+
+    def stop(self) -> None:
+        self.cluster.stop()
+
+    def start(self) -> None:
+        self.cluster.start()
+
+    def compact(self, revision: int) -> None:
+        self.cluster.compact(revision)
+
+
+class EtcdWorld(World):
+    def __init__(self, server: EtcdServer) -> None:
+        super().__init__()
+        self.server = server
+
+    def new_client(self) -> Store:
+        return open_store(self.server.kv_store)
+
+    def stop(self) -> None:
+        self.server.kill()
+
+    def start(self) -> None:
+        self.server.start()
+
+    def compact(self, revision: int) -> None:
+        self.server.compact(revision)
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Waits until something becomes true."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.005)
