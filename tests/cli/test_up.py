@@ -46,7 +46,7 @@ def test_it_tells_what_to_do_next(laptop: RunningLaptop) -> None:
         assert f"127.0.0.1:{laptop.port + number}" in output
     assert "mesh infer digits" in output
     assert f"mesh top --address 127.0.0.1:{laptop.port}" in output
-    assert "15 models" in output
+    assert f"{len(MODELS)} models" in output
     assert "\x1b" not in output
 
 
@@ -78,7 +78,7 @@ def test_status_and_explain_tell_where_a_model_is_and_why(laptop: RunningLaptop)
     assert copy["state"] == "loaded"
     assert copy["size_bytes"] > 1 << 20
     explanation = laptop.run("explain", "digits-forest").output
-    assert f"on {copy['instance_id']}: loaded" in explanation
+    assert f"on {copy['instance_id']}: loaded for" in explanation
     assert "because" in explanation
     placements = [
         one for one in laptop.ask("explain", "digits-forest")["decisions"] if one["kind"] == "placement"
@@ -90,7 +90,7 @@ def test_status_and_explain_tell_where_a_model_is_and_why(laptop: RunningLaptop)
 def test_top_and_models_show_the_same_mesh(laptop: RunningLaptop) -> None:
     laptop.ask("infer", "wine-forest")
     frame = laptop.run("top", "--once", instance=2).output
-    assert "3 instances, 15 models" in frame
+    assert f"3 instances, {len(MODELS)} models" in frame
     assert "wine-forest" in frame
     listed = laptop.run("models", instance=1).output
     assert all(model_id in listed for model_id in MODELS)

@@ -105,7 +105,7 @@ def test_a_memory_bar_is_as_full_as_the_memory(used: int, capacity: int, width: 
 
 def test_an_explanation_tells_why_a_copy_is_where_it_is() -> None:
     rendered = text(views.explanation("digits", loaded_model(), [placement()], NOW))
-    assert "on laptop-1: loaded since 12 s ago, 9.0 MiB, last used 3 s ago" in rendered
+    assert "on laptop-1: loaded for 12 s, 9.0 MiB, last used 3 s ago" in rendered
     assert "because has most free memory" in rendered
     best, second, refused = (
         rendered.index(words)
@@ -118,6 +118,21 @@ def test_an_explanation_tells_what_a_model_was_evicted_for() -> None:
     rendered = text(views.explanation("wine", idle_model(), [eviction()], NOW))
     assert "not loaded because evicted after 40 s without use" in rendered
     assert "(for digits)" in rendered
+
+
+def test_an_eviction_explains_more_than_the_unload_that_follows_it() -> None:
+    unload = peer_pb2.Decision(
+        instance_id="laptop-1", time_ms=NOW - 10_900, kind="unload", model_id="wine", summary="leaves"
+    )
+    assert "not loaded because evicted" in text(
+        views.explanation("wine", idle_model(), [unload, eviction()], NOW)
+    )
+    later = peer_pb2.Decision(
+        instance_id="laptop-1", time_ms=NOW, kind="unload", model_id="wine", summary="idle"
+    )
+    assert "not loaded because idle" in text(
+        views.explanation("wine", idle_model(), [later, eviction()], NOW)
+    )
 
 
 def test_an_unknown_model_is_explained_by_what_is_remembered() -> None:

@@ -7,7 +7,7 @@ import click
 from rich.console import Console, RenderableType
 
 #: Columns where the output is no terminal: rows stay on one line, for people who page or grep.
-WIDTH_WITHOUT_TERMINAL = 200
+WIDTH_WITHOUT_TERMINAL = 500
 
 
 def console(*, stderr: bool = False) -> Console:

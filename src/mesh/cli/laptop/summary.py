@@ -39,7 +39,7 @@ def summary(plan: Plan, models: Sequence[CatalogModel]) -> RenderableType:
             style="bold",
         ),
         Text(),
-        Padding(table, (0, 0, 0, 2)),
+        Padding(table, (0, 0, 0, 2), expand=False),
         Text(),
         Text("In another terminal, ask a model; the first request loads it:"),
         Text(f"  mesh infer {shown.model_id}{given} --repeat 2{first}", style="cyan"),

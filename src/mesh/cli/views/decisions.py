@@ -20,6 +20,10 @@ _KIND_STYLES = {
 }
 #: The decisions that answer the question of why a copy is where it is.
 _REASONS_OF_A_COPY = ("placement", "load")
+#: The decisions that answer the question of why a model is not loaded.
+_ENDINGS_OF_A_COPY = ("eviction", "unload", "failure")
+#: An eviction and the unload that it leads to are so close together at most, milliseconds.
+_SAME_EVENT_MS = 1_000
 
 
 def decision_line(decision: peer_pb2.Decision, now_ms: int, *, with_model: bool = True) -> Text:
@@ -35,8 +39,8 @@ def decision_line(decision: peer_pb2.Decision, now_ms: int, *, with_model: bool 
     if with_model:
         line.append(decision.model_id, "bold cyan").append("  ")
     line.append(decision.summary)
-    if decision.related_models:
-        line.append(f" ({_related(decision)})", "dim")
+    if related := _related(decision):
+        line.append(f" ({related})", "dim")
     return line
 
 
@@ -60,7 +64,7 @@ def explanation(
     for decision in decisions:
         parts += [Text(), decision_line(decision, now_ms, with_model=False)]
         if decision.candidates:
-            parts.append(Padding(candidates_table(decision), (0, 0, 0, 14)))
+            parts.append(Padding(candidates_table(decision), (0, 0, 0, 14), expand=False))
     return Group(*parts)
 
 
@@ -94,7 +98,7 @@ def _where(
                 (copy.instance_id, "bold"),
                 ": ",
                 (words.state(copy.state), STYLES.get(copy.state, "")),
-                f" since {words.ago(copy.since_ms, now_ms)}",
+                f" for {words.duration(now_ms - copy.since_ms)}",
                 f", {words.size(copy.size_bytes)}" if copy.size_bytes else "",
                 f", last used {words.ago(copy.last_used_ms, now_ms)}",
             )
@@ -111,9 +115,7 @@ def _where(
         if reason is not None:
             lines.append(Text(f"    because {reason.summary}", style="italic"))
     if not model.copies:
-        last = next(
-            (decision for decision in decisions if decision.kind in {"eviction", "unload", "failure"}), None
-        )
+        last = _why_not_loaded(decisions)
         if last is not None:
             lines.append(Text(f"  not loaded because {last.summary}", style="italic"))
     lines += [
@@ -126,6 +128,27 @@ def _where(
     return Group(*lines)
 
 
+def _why_not_loaded(decisions: Sequence[peer_pb2.Decision]) -> peer_pb2.Decision | None:
+    """What took the last copy away; of an eviction and the unload that it led to, the eviction."""
+    endings = [decision for decision in decisions if decision.kind in _ENDINGS_OF_A_COPY]
+    if not endings:
+        return None
+    newest = endings[0]
+    return next(
+        (
+            decision
+            for decision in endings
+            if decision.kind == "eviction"
+            and decision.instance_id == newest.instance_id
+            and newest.time_ms - decision.time_ms < _SAME_EVENT_MS
+        ),
+        newest,
+    )
+
+
 def _related(decision: peer_pb2.Decision) -> str:
-    models = ", ".join(decision.related_models)
+    """The other models of a decision that its summary does not name."""
+    models = ", ".join(model_id for model_id in decision.related_models if model_id not in decision.summary)
+    if not models:
+        return ""
     return f"for {models}" if decision.kind == "eviction" else f"evicted {models}"

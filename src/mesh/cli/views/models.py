@@ -111,7 +111,7 @@ def model_status(model: admin_pb2.Model, now_ms: int) -> RenderableType:
         for failure in sorted(model.failures, key=lambda failure: -failure.time_ms):
             when = words.ago(failure.time_ms, now_ms)
             line = f"{failure.instance_id}, {when}: {failure.message or 'no message'}"
-            parts.append(Padding(Text(line), (0, 0, 0, 2)))
+            parts.append(Padding(Text(line), (0, 0, 0, 2), expand=False))
     return Group(*parts)
 
 
