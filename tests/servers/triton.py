@@ -14,18 +14,18 @@ _ONNX_BACKEND = Path(__file__).with_name("triton_backend") / "model.py"
 # The process in which the Python backend runs models is linked against one of these.
 _PYTHONS = ("3.11", "3.12")
 _LINK_LIBPYTHON = """
-import sys, sysconfig
+import ctypes.util, sys, sysconfig
 from pathlib import Path
 name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
 folders = [Path(sysconfig.get_config_var("LIBDIR")), Path(sys.base_prefix, "lib")]
 found = [folder / name for folder in folders if (folder / name).exists()]
-if not found:
+if found:
+    Path(sys.argv[1], name).symlink_to(found[0])
+elif ctypes.util.find_library(name.removeprefix("lib").removesuffix(".so.1.0")) is None:
     sys.exit(
-        f"{name} is in none of {[str(folder) for folder in folders]}: install a Python that was built "
-        "with --enable-shared (Debian: apt install libpython3.11)"
+        f"{name} is in none of {[str(folder) for folder in folders]} and unknown to the linker: install a Python "
+        "that was built with --enable-shared (Debian: apt install libpython3.11)"
     )
-Path(sys.argv[1], name).symlink_to(found[0])
-print(sys.version_info.major, sys.version_info.minor, sep=".")
 """
 
 
