@@ -4,6 +4,7 @@ It speaks the ``mmesh.ModelRuntime`` SPI and answers every other method with the
 """
 
 import asyncio
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,13 @@ class _Anything(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         model_id = await self._begin(context)
         async for request in requests:
             yield model_id.encode() + b":" + request
+
+
+async def _main(socket: str) -> None:
+    runtime = ScriptedRuntime(Path(socket))
+    await runtime.start()
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(sys.argv[1]))

@@ -6,6 +6,7 @@ import shutil
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.servers.cache import Build, Recipe
 from tests.servers.process import ServerProcess, free_port, http_ok
@@ -184,6 +185,18 @@ class EtcdServer:
         answer = self._call("kv/put", key=_base64(key), value=_base64(value))
         return int(answer["header"]["revision"])
 
+    def get(self, key: str) -> str:
+        """Reads a key past the code under test.
+
+        Raises:
+            KeyError: It is not there.
+        """
+        answer = self._call("kv/range", key=_base64(key))
+        if "kvs" not in answer:
+            raise KeyError(key)
+        [entry] = answer["kvs"]
+        return base64.b64decode(str(entry["value"])).decode()
+
     def join(self, members: "list[EtcdServer]") -> None:
         """Makes the server, before its first start, a member of a cluster of all these."""
         self._members = ",".join(f"{member.name}={member._peer}" for member in members)
@@ -212,14 +225,14 @@ class EtcdServer:
             command.append(f"--auth-token-ttl={self._root_user.token_ttl}")
         return command
 
-    def _call(self, method: str, **message: object) -> dict[str, dict[str, str]]:
+    def _call(self, method: str, **message: object) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"}
         if self._root_user and self._enabled_authentication:
             user = json.dumps({"name": "root", "password": self._root_user.password})
             headers["Authorization"] = str(self._post("auth/authenticate", user, headers)["token"])
         return self._post(method, json.dumps(message), headers)
 
-    def _post(self, method: str, body: str, headers: dict[str, str]) -> dict[str, dict[str, str]]:
+    def _post(self, method: str, body: str, headers: dict[str, str]) -> dict[str, Any]:
         request = urllib.request.Request(f"{self.endpoint}/v3/{method}", body.encode(), headers)
         context = self._certificates.client_context() if self._certificates else None
         with urllib.request.urlopen(request, timeout=10, context=context) as answer:

@@ -329,7 +329,7 @@ class Instance:
             oldest_use=EMPTY_CACHE if oldest_ms == NEVER_USED_MS else oldest_ms,
             count=len(cache) if cache is not None else 0,
             capacity=cache.capacity_units if cache is not None else 0,
-            used=cache.used_units if cache is not None else 0,
+            used=cache.used_units + cache.pending_units if cache is not None else 0,
             loading_threads=self._parameters.max_loading_concurrency if self._parameters else 0,
             loads_in_progress=cache.loads_in_progress if cache is not None else 0,
             request_rate=self._rates.total,

@@ -49,6 +49,7 @@ from mesh.placement import (
     ReportLoaded,
     ReportRefused,
     RuntimeLost,
+    RuntimeRestarted,
     ShutdownStarted,
     SizeMeasured,
     SizePredicted,
@@ -207,9 +208,8 @@ class Loader:
         self.handle(RuntimeLost(model_id))
 
     def lost_all(self) -> None:
-        """The model server was started again and is empty."""
-        for copy in tuple(self.cache.copies()):
-            self.handle(RuntimeLost(copy.model_id))
+        """The model server is gone and its memory with it."""
+        self.handle(RuntimeRestarted())
 
     def set_available(self, available: bool) -> None:
         """Whether the model server is there; while it is not, loads are refused."""

@@ -25,6 +25,11 @@ from mesh.runtimes import (
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+_UNDECIDED = frozenset(
+    {grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
+)
+"""Answers to a load after which the model may be loaded all the same."""
+
 DEFAULT_SIZE_MULTIPLIER = 1.25
 """Memory of a model in multiples of its size on disk, as KServe ModelMesh's adapters assume."""
 
@@ -51,7 +56,7 @@ class PullingRuntime(ModelRuntime):
             inner: gets absolute local paths.
             puller: of its own root.
             size_multiplier: predicts memory from the size in storage where ``inner`` cannot tell.
-            unload_timeout_s: how long the runtime may take to let go of a model whose load was cancelled.
+            unload_timeout_s: how long the runtime may take to let go of a model whose load was given up.
         """
         self._inner = inner
         self._puller = puller
@@ -160,12 +165,10 @@ class PullingRuntime(ModelRuntime):
         try:
             loaded = await self._inner.load(replace(model, path=pulled.path, key=pulled.key))
         except asyncio.CancelledError:
-            # The server may still be reading the files, or finish the load later.
-            async with asyncio.timeout(self._unload_timeout_s):
-                await self._unload(model.model_id)
+            await self._undo(model.model_id, may_be_loaded=True)
             raise
-        except Exception:
-            await self._clear_up(model.model_id)
+        except RuntimeFailure as failure:
+            await self._undo(model.model_id, may_be_loaded=failure.code in _UNDECIDED)
             raise
         self._loaded.add(model.model_id)
         return loaded
@@ -175,12 +178,14 @@ class PullingRuntime(ModelRuntime):
         self._loaded.discard(model_id)
         await self._delete(model_id)
 
-    async def _clear_up(self, model_id: str) -> None:
+    async def _undo(self, model_id: str, *, may_be_loaded: bool) -> None:
         try:
-            await self._delete(model_id)
-        except RuntimeFailure as failure:
-            # The caller is to hear of the load's failure; the next load or unload tries again.
-            _log.warning("the data of model %s, whose load failed, stays: %s", model_id, failure)
+            async with asyncio.timeout(self._unload_timeout_s):
+                # The server may still be reading the files, or finish the load later.
+                await (self._unload(model_id) if may_be_loaded else self._delete(model_id))
+        except (RuntimeFailure, TimeoutError) as error:
+            # The caller is to hear why the load failed; the next load or unload tries again.
+            _log.warning("model %s, whose load failed, keeps its data: %s", model_id, error or "timed out")
 
     async def _delete_lost(self, model_id: str) -> None:
         if model_id not in self._loaded:

@@ -71,26 +71,31 @@ def _leave_termination_message(message: str) -> None:
 
 def make_runtime(settings: Settings) -> ModelRuntime | None:
     """The driver of the model server that the settings name; None for a pure router."""
-    from mesh.instance.pulling import PullingRuntime
-    from mesh.puller import Puller, PullerSettings
-    from mesh.runtimes.adapters import AdapterSettings, MLServerRuntime, TritonRuntime
-
     runtime: ModelRuntime
     match settings.adapter:
         case "none":
             return None
         case "mlserver":
+            from mesh.runtimes.adapters import AdapterSettings, MLServerRuntime
+
             runtime = MLServerRuntime(AdapterSettings.from_environment())
         case "triton":
+            from mesh.runtimes.adapters import AdapterSettings, TritonRuntime
+
             runtime = TritonRuntime(AdapterSettings.from_environment())
         case _:
             runtime = SpiRuntime(RuntimeEndpoints.from_environment(os.environ))
-    if settings.pull_models:
-        storage = PullerSettings(
-            root=Path(settings.models_dir),
-            storage_config_dir=Path(settings.storage_config_dir),
-            pvc_mounts_dir=Path(settings.pvc_mounts_dir),
-            local_roots=tuple(Path(directory) for directory in settings.local_models_dirs),
-        )
-        runtime = PullingRuntime(runtime, Puller(storage))
-    return runtime
+    return _with_puller(runtime, settings) if settings.pull_models else runtime
+
+
+def _with_puller(runtime: ModelRuntime, settings: Settings) -> ModelRuntime:
+    from mesh.instance.pulling import PullingRuntime
+    from mesh.puller import Puller, PullerSettings
+
+    storage = PullerSettings(
+        root=Path(settings.models_dir),
+        storage_config_dir=Path(settings.storage_config_dir),
+        pvc_mounts_dir=Path(settings.pvc_mounts_dir),
+        local_roots=tuple(Path(directory) for directory in settings.local_models_dirs),
+    )
+    return PullingRuntime(runtime, Puller(storage))
