@@ -1,6 +1,6 @@
 """The entries of a cache, and the two orders they stand in: by last use, and by urgency of their load."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
@@ -48,6 +48,7 @@ class Entry:
         space_deadline_ms: by when it must have got its memory; 0 while it does not wait for any.
         queue_ticket: which of its places in the load queue counts.
         busy_answers: copies that could not be closed for its sake since the search last paused.
+        gone: dropped; what still refers to it is to let it go.
     """
 
     model_id: str
@@ -70,19 +71,18 @@ class Entry:
     queue_ticket: int = 0
     busy_answers: int = 0
     failure: FailureNote | None = None
-    gone: bool = field(default=False)
-
-    @property
-    def on_its_way(self) -> bool:
-        """Somebody may be waiting for its load."""
-        return self.state in _ON_ITS_WAY
+    gone: bool = False
 
     def touch(self, used_ms: int) -> None:
         """Takes note of a use."""
         self.last_used_ms = max(self.last_used_ms, used_ms)
 
-
-_ON_ITS_WAY = frozenset({CopyState.NEW, CopyState.QUEUED, CopyState.WAITING, CopyState.LOADING})
+    def note_in_flight(self, requests: int, now_ms: int, hold_ms: int) -> None:
+        """Takes note of requests in flight; while there are any it is in use and safe for a moment."""
+        self.in_flight = requests
+        if requests > 0:
+            self.touch(now_ms)
+            self.safe_until_ms = max(self.safe_until_ms, now_ms + hold_ms)
 
 
 class LruOrder:
