@@ -576,3 +576,79 @@ def test_why_a_copy_is_here_is_kept() -> None:
     (copy,) = shell.cache.copies()
     assert (copy.why, copy.units, copy.since_ms) == ("asked for by pod-1", 10, START_MS)
     assert 10 * UNIT_BYTES == 81_920
+
+
+def test_free_room_counts_when_a_load_is_looked_at_before_it_is_registered() -> None:
+    shell = Shell(limits(min_churn_age_ms=300_000, default_model=20))
+    shell.load("old", 15)
+    shell.now += 300_001
+    shell.load("young", 60)
+    # 15 units are free and 15 more can be had: room for one of 20.
+    shell.request("new", 20)
+    assert [evicted.model_id for evicted in shell.seen(ReportEvicted)] == ["old"]
+
+
+def test_a_load_that_waits_for_memory_keeps_its_loader() -> None:
+    shell = Shell(limits(loader_threads=1))
+    shell.load("a", 90)
+    shell.request("waits", 60)
+    shell.request("small", 5)
+    assert (shell.state("waits"), shell.state("small")) == ("waiting", "queued")
+
+
+def test_a_measured_size_that_is_smaller_makes_room() -> None:
+    shell = Shell()
+    shell.request("a", 90)
+    (start,) = shell.take(StartLoad)
+    shell.in_flight["a"] = 1
+    shell.send(LoadFinished("a", start.load_id, 0))
+    shell.request("b", 50)
+    assert shell.state("b") == "absent"
+    shell.send(SizeMeasured("a", start.load_id, 30))
+    shell.request("b", 50)
+    assert shell.state("b") == "loading"
+
+
+def test_a_load_refused_as_everything_is_on_its_way_says_so() -> None:
+    shell = Shell()
+    shell.request("a", 50)
+    shell.request("b", 40)
+    shell.send(LoadRequested("c", urgent=True))
+    (refused,) = shell.take(ReportRefused)
+    assert refused.reason is Refusal.NO_ROOM
+    assert "everything else is being loaded or in use" in refused.message
+
+
+def test_a_failure_that_is_half_expired_is_tried_again_on_demand() -> None:
+    shell = Shell()
+    shell.request("a", 20)
+    (start,) = shell.take(StartLoad)
+    shell.send(LoadFailed("a", start.load_id, 13, "broken file", load_started=False))
+    shell.send(Tick(), after_ms=450_000)
+    shell.take(ForgetFailure)
+    shell.send(LoadRequested("a", urgent=True), after_ms=1)
+    assert [type(instruction) for instruction in shell.asked][:2] == [ForgetFailure, Register]
+
+
+def test_an_answer_about_a_load_that_was_given_up_is_not_taken_for_its_successor() -> None:
+    shell = Shell()
+    shell.send(LoadRequested("a", urgent=True))
+    (first,) = shell.take(Register)
+    shell.send(RemoveRequested("a", RemovalReason.RECONCILED))
+    shell.send(LoadRequested("a", urgent=True))
+    shell.take(Register)
+    shell.send(SizePredicted("a", first.load_id, 20))
+    shell.send(Registered("a", first.load_id))
+    assert shell.take(StartLoad) == []
+    assert shell.state("a") == "new"
+
+
+def test_many_loads_that_cannot_get_room_do_not_keep_others_from_it() -> None:
+    shell = Shell()
+    shell.load("busy", 60)
+    shell.in_flight["busy"] = 1
+    shell.now += 1
+    shell.request("large", 80)
+    assert shell.state("large") == "new"
+    shell.request("small", 20)
+    assert shell.state("small") == "loading"
