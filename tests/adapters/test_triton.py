@@ -188,6 +188,25 @@ async def test_models_come_from_s3_and_leave_no_trace(
     await runtime.close()
 
 
+async def test_an_unload_ends_when_the_memory_is_free(
+    runtime: TritonRuntime, triton: TritonServer, tmp_path: Path
+) -> None:
+    left = tmp_path / "left"
+    slow = f"pass\n\n    def finalize(self):\n        import time; time.sleep(1); open({str(left)!r}, 'w').close()"
+    await runtime.load(ModelInfo("slow", "python", str(python_model(tmp_path / "slow", slow)), ""))
+    await runtime.unload("slow")
+    assert left.exists()
+    hasty = TritonRuntime(replace(adapter_settings(triton), loading_timeout_ms=300))
+    await hasty.start()
+    await runtime.load(ModelInfo("slow", "python", str(tmp_path / "slow"), ""))
+    with pytest.raises(RuntimeFailure, match="still unloading after") as raised:
+        await hasty.unload("slow")
+    assert raised.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert (triton.models / "slow").exists()
+    await runtime.unload("slow")
+    await hasty.close()
+
+
 async def test_a_load_that_never_ends_is_given_up(triton: TritonServer, tmp_path: Path) -> None:
     runtime = TritonRuntime(replace(adapter_settings(triton), loading_timeout_ms=1500))
     await runtime.start()

@@ -130,6 +130,20 @@ async def test_a_failed_load_leaves_no_data(
     assert not (tmp_path / "models" / "m").exists()
 
 
+async def test_a_load_of_unknown_outcome_is_unloaded_before_its_data_goes(
+    tmp_path: Path, runtime: PullingRuntime, inner: ReadingRuntime
+) -> None:
+    inner.failure = RuntimeFailure(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer")
+    with pytest.raises(RuntimeFailure, match="no answer"):
+        await runtime.load(model())
+    assert inner.calls == ["load m", "unload m"]
+    # The unload failed as well, so the server may still be reading.
+    assert (tmp_path / "models" / "m" / "m.onnx").exists()
+    inner.failure = None
+    await runtime.unload("m")
+    assert not (tmp_path / "models" / "m").exists()
+
+
 async def test_a_failed_unload_keeps_the_data(
     tmp_path: Path, runtime: PullingRuntime, inner: ReadingRuntime
 ) -> None:

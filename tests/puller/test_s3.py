@@ -198,6 +198,14 @@ async def test_a_missing_field_is_named(
     assert f"needs '{field}'" in failure.message
 
 
+async def test_a_bucket_with_a_path_is_refused(tmp_path: Path, make_puller: MakePuller) -> None:
+    config = {"type": "s3", "access_key_id": "a", "secret_access_key": "s", "bucket": "models/../other"}
+    (tmp_path / "storage" / "store").write_text(json.dumps(config))
+    failure = await refusal(make_puller(), "m")
+    assert failure.code is Code.INVALID_ARGUMENT
+    assert "'models/../other'" in failure.message
+
+
 @pytest.mark.parametrize(
     "url", ["ftp://x", "http://", "https://[bad", "http://user:hush@x", "http://x:port", "http://x:99999"]
 )

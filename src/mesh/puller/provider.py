@@ -77,6 +77,7 @@ class Workshop:
             return await asyncio.shield(done)
         except asyncio.CancelledError:
             await asyncio.wait([done])
+            done.exception()  # the cancelled caller does not want it
             raise
 
 

@@ -204,7 +204,7 @@ class Puller:
                 size = await self._bring(request, pull)
                 await self._workshop.run(self._publish, pull)
         except BaseException:
-            await self._workshop.run(self._withdraw, pull)
+            await self._clear_up(pull)
             raise
         schema = str(directory / request.schema_name) if request.schema_path is not None else None
         return Pulled(str(directory / request.name), request.key_for_runtime(size, schema), size)
@@ -254,6 +254,13 @@ class Puller:
     def _publish(self, pull: _Pull) -> None:
         self._directories.publish(pull.staging, pull.model_id)
         pull.published = True
+
+    async def _clear_up(self, pull: _Pull) -> None:
+        try:
+            await self._workshop.run(self._withdraw, pull)
+        except (OSError, PullFailure) as error:
+            # Those who wait are to hear why the pull failed; the next start clears what is left.
+            _log.warning("could not remove what a failed pull of %s left: %s", pull.model_id, error)
 
     def _withdraw(self, pull: _Pull) -> None:
         # Cancelled at the very last moment, after the work was done.

@@ -35,6 +35,11 @@ def open_s3(config: Mapping[str, Any], workshop: Workshop) -> ObjectProvider:
         PullFailure: INVALID_ARGUMENT, naming the field.
     """
     bucket = required(config, "s3", "bucket")
+    if "/" in bucket:
+        raise PullFailure(
+            Code.INVALID_ARGUMENT,
+            f"storage of type 's3' has bucket '{bucket}'; give the bucket alone and put the rest into the path",
+        )
     access_key_id = required(config, "s3", "access_key_id")
     secret_access_key = required(config, "s3", "secret_access_key")
     endpoint = _endpoint(optional(config, "endpoint_url"))

@@ -18,6 +18,7 @@ class MLServerRuntime(RepositoryRuntime):
         "_mlserver_models",
         # Which of the two depends on the release.
         frozenset({grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT}),
+        unloads_later=False,
     )
 
     def directory_name(self, model_id: str) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,8 @@ _log = logging.getLogger(__name__)
 _SERVICE = "inference.GRPCInferenceService"
 _NAME_PATH = (1,)
 """The model's name is field 1 of the requests below."""
+_UNLOADING = "UNLOADING"
+_FIRST_PAUSE_S = 0.01
 _METHODS = {f"{_SERVICE}/ModelInfer": _NAME_PATH, f"{_SERVICE}/ModelMetadata": _NAME_PATH}
 
 
@@ -43,11 +45,13 @@ class ServerKind:
         name: for messages.
         repository: directory below the root in which the server looks for models.
         gone_codes: answers to an unload that say that the model is not there.
+        unloads_later: an unload is answered at once and done once the model's last request has ended.
     """
 
     name: str
     repository: str
     gone_codes: frozenset[grpc.StatusCode]
+    unloads_later: bool
 
 
 class RepositoryRuntime(ModelRuntime):
@@ -113,16 +117,19 @@ class RepositoryRuntime(ModelRuntime):
         """Gives up after the loading timeout.
 
         Raises:
-            RuntimeFailure: with the code of the server; the model's directory stays.
+            RuntimeFailure: with the code of the server, or DEADLINE_EXCEEDED; the model's directory stays.
         """
         directory = self._repository / self.directory_name(model_id)
         try:
-            await self._server.RepositoryModelUnload(
-                pb.RepositoryModelUnloadRequest(model_name=model_id), timeout=self._deadline_s
-            )
+            async with asyncio.timeout(self._deadline_s):
+                await self._unload_from_server(model_id)
         except aio.AioRpcError as error:
-            if error.code() not in self.kind.gone_codes:
-                raise self._failure("Failed to unload model from {}", error) from error
+            raise self._failure("Failed to unload model from {}", error) from error
+        except TimeoutError:
+            raise RuntimeFailure(
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                f"Failed to unload model from {self.kind.name}: still unloading after {self._deadline_s:g} s",
+            ) from None
         await self._on_disk("remove a model's directory", remove_directory, directory)
 
     async def predict_size(self, model: ModelInfo) -> int | None:
@@ -182,21 +189,35 @@ class RepositoryRuntime(ModelRuntime):
             if not (await self._server.ServerReady(pb.ServerReadyRequest(), timeout=brief)).ready:
                 raise RuntimeFailure(grpc.StatusCode.UNAVAILABLE, "says that it is not ready")
             metadata = await self._server.ServerMetadata(pb.ServerMetadataRequest(), timeout=brief)
-            index = await self._server.RepositoryIndex(pb.RepositoryIndexRequest(ready=True), timeout=brief)
-            for name in {model.name for model in index.models}:
-                await self._empty_of(name)
+            # Models that are still being loaded count, so not only those that are ready.
+            for name in {model.name for model in await self._index()}:
+                async with asyncio.timeout(self._deadline_s):
+                    await self._unload_from_server(name)
+        except TimeoutError:
+            raise RuntimeFailure(grpc.StatusCode.UNAVAILABLE, f"does not unload model '{name}'") from None
         except aio.AioRpcError as error:
             raise self._failure("{} does not answer as it should", error) from error
         return metadata.version or self._settings.runtime_version
 
-    async def _empty_of(self, name: str) -> None:
+    async def _unload_from_server(self, model_id: str) -> None:
+        """Unloads and waits until the memory is free; without a deadline, and raises what gRPC does."""
         try:
-            await self._server.RepositoryModelUnload(
-                pb.RepositoryModelUnloadRequest(model_name=name), timeout=self._deadline_s
-            )
+            await self._server.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name=model_id))
         except aio.AioRpcError as error:
             if error.code() not in self.kind.gone_codes:
                 raise
+        pause = _FIRST_PAUSE_S
+        while self.kind.unloads_later and (model_id, _UNLOADING) in {
+            (model.name, model.state) for model in await self._index()
+        }:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, self._settings.poll_interval_s)
+
+    async def _index(self) -> Sequence[pb.RepositoryIndexResponse.ModelIndex]:
+        answer = await self._server.RepositoryIndex(
+            pb.RepositoryIndexRequest(), timeout=self._settings.status_timeout_s
+        )
+        return answer.models
 
     def _size_bytes(self, key: str) -> int:
         on_disk = disk_size_bytes(key)
@@ -236,6 +257,7 @@ async def _to_the_end(work: Callable[[Path], None], directory: Path) -> None:
         await asyncio.shield(done)
     except asyncio.CancelledError:
         await asyncio.wait([done])
+        done.exception()  # the cancelled caller does not want it
         raise
 
 

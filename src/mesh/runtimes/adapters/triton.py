@@ -13,7 +13,7 @@ from mesh.runtimes.adapters.triton_layout import plan_triton, triton_directory
 class TritonRuntime(RepositoryRuntime):
     """Drives Triton, whose repository is ``<root>/_triton_models``."""
 
-    kind = ServerKind("Triton", "_triton_models", frozenset({grpc.StatusCode.NOT_FOUND}))
+    kind = ServerKind("Triton", "_triton_models", frozenset({grpc.StatusCode.NOT_FOUND}), unloads_later=True)
 
     def directory_name(self, model_id: str) -> str:
         """Is the id itself, as Triton takes it for the model's name."""
