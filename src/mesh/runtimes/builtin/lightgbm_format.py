@@ -1,9 +1,9 @@
 """LightGBM models, in its text format."""
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 import lightgbm
 import numpy as np
@@ -14,6 +14,9 @@ from mesh.runtimes.python.datatypes import Array
 from mesh.runtimes.python.model import InferRequest, ModelMetadata, TensorSpec
 
 _log = logging.getLogger(__name__)
+
+_SIZES = re.compile(r"^tree_sizes=(.*)\n", re.MULTILINE)
+"""Where this line is missing, as in models of old releases, trees are read one after another."""
 
 
 class _LightGBMModel(Servable):
@@ -42,33 +45,27 @@ def warm_up(threads: int) -> None:
 
 
 def load(file: Path, threads: int) -> Servable:
-    """Checks the layout first: given a file that was cut short, the library ends the process."""
-    with file.open("rb") as stream:
-        _check_layout(stream)
-    return _LightGBMModel(lightgbm.Booster(model_file=str(file)), threads)
+    """Has trees read one after another: what is wrong in one that is read in parallel ends the process."""
+    text = file.read_text()
+    _check_layout(text)
+    return _LightGBMModel(lightgbm.Booster(model_str=_SIZES.sub("", text, count=1)), threads)
 
 
-def _check_layout(stream: BinaryIO) -> None:
-    """Compares the sizes of the trees, which the header tells, with where they are.
+def _check_layout(text: str) -> None:
+    """Compares the number of trees in the header with the trees that are there: the library takes fewer.
 
     Raises:
         ValueError: they differ, or there is no header.
     """
-    if not stream.readline(64).startswith(b"tree"):
+    if not text.startswith("tree\n"):
         raise ValueError("its first line is not 'tree'")
-    sizes: list[int] | None = None
-    while (line := stream.readline()) and not line.startswith(b"Tree="):
-        if line.startswith(b"tree_sizes="):
-            sizes = [int(size) for size in line.partition(b"=")[2].split()]
+    sizes = _SIZES.search(text)
     if sizes is None:
-        # The library reads models from before it wrote sizes in another, careful way.
         return
-    offset = stream.tell() - len(line)
-    for number, size in enumerate(sizes):
-        stream.seek(offset)
-        if stream.readline(32).strip() != b"Tree=%d" % number:
-            raise ValueError(f"tree {number} of {len(sizes)} is not where its header says")
-        offset += size
-    stream.seek(offset)
-    if sizes and stream.readline(32).strip() != b"end of trees":
-        raise ValueError(f"it does not end after tree {len(sizes) - 1}, as its header says")
+    told = len(sizes[1].split())
+    trees, end, _ = text.partition("\nend of trees")
+    found = trees.count("\nTree=")
+    if found != told or not end:
+        raise ValueError(
+            f"it has {found} of the {told} trees that its header tells{'' if end else ', and no end'}"
+        )

@@ -28,6 +28,9 @@ PAGE_BYTES = 4096
 UNSEEN_BYTES = 16 << 20
 """So much more than twice what was counted must the process grow before its growth is believed instead."""
 
+KEPT_BYTES = 32 << 20
+"""So much may stay with glibc: giving it back and getting it again takes time."""
+
 _MEAN_SMALL_OBJECT_BYTES = 64
 _BLOCK_BYTES = re.compile(rb"# bytes in allocated blocks\s*=\s*([\d,]+)")
 
@@ -87,6 +90,24 @@ def release_free() -> None:
     """Gives memory that glibc keeps for later back to the system."""
     if hasattr(_LIBC, "malloc_trim"):
         _LIBC.malloc_trim(0)
+
+
+class FreeMemory:
+    """Bounds what glibc keeps of freed memory: the mesh counts on its being there for the next model."""
+
+    def __init__(self) -> None:
+        self._least = _kept_bytes()
+
+    def give_back(self) -> None:
+        """Gives it back to the system where it has become more than `KEPT_BYTES`."""
+        if _kept_bytes() > self._least + KEPT_BYTES:
+            release_free()
+            # The rest is not heap at all, or in pieces smaller than a page.
+            self._least = _kept_bytes()
+
+
+def _kept_bytes() -> int:
+    return _anonymous_bytes() - _allocated_bytes()
 
 
 class _Mallinfo2(ctypes.Structure):

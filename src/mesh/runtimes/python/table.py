@@ -12,15 +12,12 @@ from typing import Any, TypeVar
 import grpc
 
 from mesh.runtimes.interface import ModelInfo, RuntimeFailure
-from mesh.runtimes.python.memory import Meter, release_free
+from mesh.runtimes.python.memory import FreeMemory, Meter
 from mesh.runtimes.python.model import AnyRuntime, ModelMetadata
 from mesh.runtimes.python.sizing import SizeHistory, file_bytes
 from mesh.runtimes.python.workers import run_in_ended_thread, run_in_own_thread
 
 _log = logging.getLogger(__name__)
-
-_RELEASE_ABOVE_BYTES = 1 << 20
-"""Smaller models leave nothing worth giving back to the system."""
 
 _LOADED_ONCE_BYTES = 64 << 20
 """A smaller model during whose load Python modules were imported is loaded again to be measured without them."""
@@ -74,6 +71,7 @@ class ModelTable:
         self._busy = busy
         self._requests = 0
         self._history = SizeHistory()
+        self._free = FreeMemory()
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @contextmanager
@@ -151,7 +149,7 @@ class ModelTable:
     async def _make(self, info: ModelInfo) -> Entry:
         requests, busy = self._requests, self._busy()
         name = f"load-{info.model_id}"
-        loaded = await run_in_own_thread(name, functools.partial(_load, self._runtime, info))
+        loaded = await run_in_own_thread(name, functools.partial(_load, self._runtime, info, self._free))
         size = loaded.size_bytes
         if self._runtime.measured and (busy or self._requests != requests):
             size = max(size, self._history.predict(info.model_type, loaded.file_bytes) or 0)
@@ -171,8 +169,7 @@ class ModelTable:
 
     async def _dispose(self, entry: Entry) -> None:
         model, entry.model = entry.model, None
-        release = entry.size_bytes >= _RELEASE_ABOVE_BYTES
-        work = functools.partial(_unload, self._runtime, [model], release)
+        work = functools.partial(_unload, self._runtime, [model], self._free)
         del model
         await run_in_own_thread(f"unload-{entry.info.model_id}", work)
 
@@ -198,7 +195,7 @@ class ModelTable:
         return task
 
 
-def _load(runtime: AnyRuntime, info: ModelInfo) -> _Loaded:
+def _load(runtime: AnyRuntime, info: ModelInfo, free: FreeMemory) -> _Loaded:
     files = file_bytes(info.path)
     if not runtime.measured:
         model = runtime.load(info)
@@ -210,6 +207,7 @@ def _load(runtime: AnyRuntime, info: ModelInfo) -> _Loaded:
         runtime.unload(loaded.model)
         del loaded
         loaded = _measure(runtime, info, files)
+    free.give_back()
     return loaded
 
 
@@ -223,11 +221,10 @@ def _measure(runtime: AnyRuntime, info: ModelInfo, files: int) -> _Loaded:
     return _Loaded(model, metadata, meter.read(), files)
 
 
-def _unload(runtime: AnyRuntime, model: list[Any], release: bool) -> None:
+def _unload(runtime: AnyRuntime, model: list[Any], free: FreeMemory) -> None:
     try:
         runtime.unload(model[0])
     finally:
-        # The last reference, so that what is released below includes it.
+        # The last reference, so that what is given back includes it.
         model.clear()
-        if release:
-            release_free()
+        free.give_back()
