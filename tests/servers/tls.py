@@ -28,7 +28,11 @@ class Certificates:
         authority.cert_pem.write_to_path(str(made.ca))
         for leaf, cert, key in (
             (authority.issue_cert("localhost", "127.0.0.1"), made.server_cert, made.server_key),
-            (authority.issue_cert(common_name="client"), made.client_cert, made.client_key),
+            (
+                authority.issue_cert("client.localhost", common_name="client"),
+                made.client_cert,
+                made.client_key,
+            ),
         ):
             leaf.cert_chain_pems[0].write_to_path(str(cert))
             leaf.private_key_pem.write_to_path(str(key))
