@@ -70,7 +70,7 @@ data_plane() {
 
 libraries() {
 	local extra now missing=()
-	now=$(cat - pyproject.toml <<<"$PWD" | sha256sum)
+	now=$(cat - pyproject.toml tools/constraints.txt <<<"$PWD" | sha256sum)
 	for extra in "$@"; do
 		is_stamped "$extra" "$now" || missing+=("$extra")
 	done
@@ -91,7 +91,8 @@ libraries() {
 
 pip_install() {
 	# pip calls maturin by its name.
-	PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"
+	PATH="$PWD/.venv/bin:$PATH" .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint tools/constraints.txt "$@"
 }
 
 is_stamped() { [ "$(cat ".venv/stamp-$1" 2>/dev/null)" = "$2" ]; }

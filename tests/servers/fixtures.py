@@ -28,6 +28,7 @@ PROGRAMS: dict[str, Callable[[], Recipe]] = {
     "triton_program": triton_server.recipe,
 }
 _installed: dict[str, Path | ServerUnavailableError] = {}
+_running_test: pytest.Item | None = None
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -47,10 +48,22 @@ def _install(name: str, announce: Callable[[str], None]) -> None:
         _installed[name] = error
 
 
-def _program(name: str) -> Path:
-    # A fixture asked for by name inside a test is not among those seen before the first test.
-    if name not in _installed:
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> None:
+    """Installs what a test asked for by name while it runs, which could not be seen before; without its deadline."""
+    name = fixturedef.argname
+    if name in PROGRAMS and name not in _installed:
+        request.config.hook.pytest_timeout_cancel_timer(item=_running_test)
         _install(name, print)
+
+
+def pytest_runtest_protocol(item: pytest.Item) -> None:
+    """Remembers the test that runs."""
+    global _running_test  # noqa: PLW0603 - pytest tells a session's fixture nothing of the test that asks for it
+    _running_test = item
+
+
+def _program(name: str) -> Path:
     found = _installed[name]
     if isinstance(found, ServerUnavailableError):
         pytest.skip(str(found))

@@ -35,6 +35,7 @@ def checkout(tmp_path: Path) -> Path:
         "up",
         "test",
         "tools/environment.sh",
+        "tools/constraints.txt",
         "pyproject.toml",
         "dataplane/Cargo.toml",
         "dataplane/Cargo.lock",
