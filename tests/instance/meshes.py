@@ -26,8 +26,8 @@ class Client:
         self.channel = grpc.aio.insecure_channel(address)
         self.management: model_mesh_pb2_grpc.ModelMeshStub = model_mesh_pb2_grpc.ModelMeshStub(self.channel)
         self.admin: admin_pb2_grpc.AdminStub = admin_pb2_grpc.AdminStub(self.channel)
-        self._call = self.channel.unary_unary(_METHOD)
-        self._stream = self.channel.stream_stream(_STREAM)
+        self._call: Any = self.channel.unary_unary(_METHOD)
+        self._stream: Any = self.channel.stream_stream(_STREAM)
 
     async def infer(self, model_id: str, body: bytes = b"x", timeout_s: float = 20, **metadata: str) -> bytes:
         pairs = (

@@ -114,7 +114,7 @@ class ScriptedRuntime(spi_grpc.ModelRuntimeServicer):
         return spi.ModelSizeResponse(sizeInBytes=self.sizes.get(request.modelId, self.size))
 
 
-class _Anything(grpc.GenericRpcHandler):  # type: ignore[type-arg]
+class _Anything(grpc.GenericRpcHandler):
     def __init__(self, runtime: ScriptedRuntime) -> None:
         self._runtime = runtime
 

@@ -23,7 +23,7 @@ def _reason(error: grpc.aio.AioRpcError) -> str:
     info = error_details_pb2.ErrorInfo()
     status = status_pb2.Status.FromString(details)
     assert status.details[0].Unpack(info)
-    return info.reason
+    return str(info.reason)
 
 
 async def test_a_model_that_cannot_be_loaded_is_tried_elsewhere(mesh: Mesh) -> None:

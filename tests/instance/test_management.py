@@ -1,5 +1,7 @@
 """The management API as existing clients know it."""
 
+from typing import Any
+
 import grpc
 import pytest
 
@@ -127,7 +129,7 @@ async def test_bad_requests_are_refused(mesh: Mesh, fields: dict[str, object], m
 )
 async def test_old_names_work(mesh: Mesh, method: str, request_message: object, reply_type: type) -> None:
     client = await mesh.add()
-    call = client.channel.unary_unary(
+    call: Any = client.channel.unary_unary(
         method,
         request_serializer=lambda message: message.SerializeToString(),
         response_deserializer=reply_type.FromString,  # type: ignore[attr-defined]

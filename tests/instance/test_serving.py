@@ -1,10 +1,14 @@
 """Requests find a copy, from any instance, also where there is none yet."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from mesh.protos import inference_pb2, inference_pb2_grpc
 from tests.instance.meshes import Mesh, eventually
 from tests.instance.scripted_runtime import MIB, ScriptedRuntime
 
@@ -142,8 +146,9 @@ async def test_concurrency_is_limited_per_copy(mesh: Mesh) -> None:
 @pytest.mark.parametrize("metadata", [(), (("mm-model-id", ""),)])
 async def test_a_request_must_name_a_model(mesh: Mesh, metadata: tuple[tuple[str, str], ...]) -> None:
     client = await mesh.add()
+    call: Any = client.channel.unary_unary("/test.Echo/Call")
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        await client.channel.unary_unary("/test.Echo/Call")(b"x", metadata=metadata, timeout=5)
+        await call(b"x", metadata=metadata, timeout=5)
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -156,12 +161,9 @@ async def test_an_unknown_model_is_not_found(mesh: Mesh) -> None:
 
 
 async def test_health_and_server_questions_are_answered(mesh: Mesh) -> None:
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-    from mesh.protos import inference_pb2, inference_pb2_grpc
 
     client = await mesh.add()
-    health = health_pb2_grpc.HealthStub(client.channel)
+    health: Any = health_pb2_grpc.HealthStub(client.channel)
     assert (
         await health.Check(health_pb2.HealthCheckRequest())
     ).status == health_pb2.HealthCheckResponse.SERVING
@@ -170,11 +172,10 @@ async def test_health_and_server_questions_are_answered(mesh: Mesh) -> None:
 
 
 async def test_reflection_lists_the_services(mesh: Mesh) -> None:
-    from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-
     client = await mesh.add()
-    stub = reflection_pb2_grpc.ServerReflectionStub(client.channel)
-    request = reflection_pb2.ServerReflectionRequest(list_services="")
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(client.channel)  # type: ignore[arg-type]
+    request_type: Any = reflection_pb2.ServerReflectionRequest
+    request = request_type(list_services="")
     async for reply in stub.ServerReflectionInfo(iter([request])):
         names = {service.name for service in reply.list_services_response.service}
         assert {"mmesh.ModelMesh", "inference.GRPCInferenceService", "grpc.health.v1.Health"} <= names

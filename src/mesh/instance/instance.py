@@ -242,10 +242,9 @@ class Instance:
             {method: tuple(path) for method, path in parameters.methods.items()},
             allow_any=parameters.allow_any_method,
         )
-        lost = [(_number(code), prefix, suffix, "lost") for code, prefix, suffix in LOST_MODEL_RULES]
         self._dataplane.set_status_rules(
             [
-                *lost,
+                *((_number(code), prefix, suffix, "lost") for code, prefix, suffix in LOST_MODEL_RULES),
                 (_number(grpc.StatusCode.UNAVAILABLE), "", "", "unavailable"),
                 # What a server of gRPC's own answers to its last requests when it is stopped.
                 (_number(grpc.StatusCode.CANCELLED), "", "", "unavailable"),

@@ -43,8 +43,6 @@ MAX_ROUNDS = 8
 LOAD_CALL_TIMEOUT_S = 1_800.0
 #: When a refusal for lack of room may be worth a retry, seconds.
 RETRY_AFTER_S = 2.0
-#: A peer that was asked to load has taken note within this, seconds: a record that it writes later shows the load.
-ACCEPTED_AFTER_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +309,6 @@ class Placer:
         Raises:
             MeshError: no other instance would do better.
         """
-        accepted: asyncio.TimerHandle | None = None
         try:
             if instance_id == self._instance_id and self._loader is not None:
                 # No reservation: what this instance has taken on shows in its own view at once.
@@ -339,22 +336,21 @@ class Placer:
                     beside=attempt.beside,
                 )
                 self._reservations.add(model_id, instance_id, self._default_model_units, self._now_ms())
-                accepted = asyncio.get_running_loop().call_later(
-                    ACCEPTED_AFTER_S, self._accepted, model_id, instance_id
-                )
                 outcome = outcome_from(await peer.load(request, LOAD_CALL_TIMEOUT_S))
         except MeshError as error:
             if error.reason is Reason.MODEL_NOT_FOUND:
                 raise
+            self._reservations.release(model_id, instance_id)
             attempt.excluded[instance_id] = Exclusion.TRIED
             attempt.beside.add(instance_id)
             attempt.last = error
             if peer is not None:
                 self._routes.note_unreachable(peer)
             return None
-        finally:
-            if accepted is not None:
-                accepted.cancel()
+        if outcome.loaded:
+            # Counts until the instance's own record shows the copy.
+            self._reservations.accepted(model_id, instance_id, self._now_ms())
+        else:
             self._reservations.release(model_id, instance_id)
         if outcome.loaded:
             if peer is not None:
@@ -369,9 +365,6 @@ class Placer:
         if not outcome.retry_elsewhere:
             raise attempt.last
         return None
-
-    def _accepted(self, model_id: str, instance_id: str) -> None:
-        self._reservations.accepted(model_id, instance_id, self._now_ms())
 
     def _nowhere(self, model_id: str, placement: Placement, record: ModelRecord) -> MeshError:
         if placement.reason is PlacementReason.TOO_LARGE:
