@@ -160,7 +160,9 @@ async def eventually_get(store: Store, key: str) -> bytes:
 async def test_an_unreachable_server_is_named_with_the_reason(etcd: EtcdServer) -> None:
     etcd.stop()
     async with open_store(etcd.kv_store) as store:
-        with pytest.raises(StoreUnavailable, match=rf"127\.0\.0\.1:{etcd.port}.*refused.*check the endpoints"):
+        with pytest.raises(
+            StoreUnavailable, match=rf"127\.0\.0\.1:{etcd.port}.*refused.*check the endpoints"
+        ):
             await store.put("/a", b"", timeout=1)
 
 

@@ -1,5 +1,6 @@
 """What ``KV_STORE`` says: which store, and how to reach it."""
 
+import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Literal
 import msgspec
 
 from mesh.registry.errors import InvalidConnection
+
+log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 2379
 """Of etcd, where an endpoint names none."""
@@ -53,7 +56,7 @@ class EtcdConnection:
     override_authority: str | None = None
 
 
-class _File(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+class _File(msgspec.Struct):
     endpoints: str = ""
     userid: str | None = None
     password: str | None = None
@@ -66,6 +69,9 @@ class _File(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     client_certificate_file: str | None = None
     override_authority: str | None = None
     tls_mode: TlsMode | None = None
+
+
+_NAMES = [field.name for field in msgspec.structs.fields(_File)]
 
 
 def parse_connection(text: str) -> EtcdConnection | MemoryConnection:
@@ -103,12 +109,15 @@ def parse_connection(text: str) -> EtcdConnection | MemoryConnection:
 def _from_file(path: Path) -> EtcdConnection:
     where = f"the etcd connection file {path}"
     try:
-        content = msgspec.json.decode(path.read_bytes(), type=_File)
+        text = path.read_bytes()
+        content = msgspec.json.decode(text, type=_File)
+        members = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except OSError as error:
         raise InvalidConnection(f"{where} cannot be read: {error}") from error
     except msgspec.MsgspecError as error:
-        known = ", ".join(field.name for field in msgspec.structs.fields(_File))
-        raise InvalidConnection(f"{where}: {error}; it is a JSON object with {known}") from error
+        raise InvalidConnection(f"{where}: {error}; it is a JSON object with {', '.join(_NAMES)}") from error
+    for name in members.keys() - set(_NAMES):
+        log.warning("%s: %r is not known and has no effect; known are %s", where, name, ", ".join(_NAMES))
     if not content.endpoints.strip():
         raise InvalidConnection(f"{where}: 'endpoints' is missing; give HOST:PORT,HOST:PORT")
     endpoints, encrypted = _read_endpoints(f"{where}: 'endpoints'", content.endpoints)
@@ -179,19 +188,18 @@ def _read_endpoints(where: str, text: str) -> tuple[tuple[str, ...], bool | None
 
 
 def _pem(where: str, folder: Path, name: str, text: str | None, file: str | None) -> bytes | None:
-    if file is None:
-        pem, source = (None, name) if text is None else (text.encode(), name)
-    elif text is not None:
-        raise InvalidConnection(f"{where}: it has both '{name}' and '{name}_file'; give one of them")
-    else:
-        source = f"{name}_file"
+    """Returns what a file or, where there is none, the text itself holds; the file goes first."""
+    source, pem = name, None if text is None else text.encode()
+    if file is not None:
         try:
-            pem = (folder / file).read_bytes()
+            source, pem = f"{name}_file", (folder / file).read_bytes()
         except OSError as error:
-            raise InvalidConnection(
-                f"{where}: {source!r} is {file!r}, which cannot be read ({error}); a relative path starts at the"
-                " connection file's folder"
-            ) from error
+            if text is None:
+                raise InvalidConnection(
+                    f"{where}: '{name}_file' is {file!r}, which cannot be read ({error}); a relative path"
+                    " starts at the connection file's folder"
+                ) from error
+            log.warning("%s: '%s_file' cannot be read (%s); %r is used", where, name, error, name)
     if pem is not None and b"-----BEGIN " not in pem:
         raise InvalidConnection(f"{where}: {source!r} holds no PEM; it must start with '-----BEGIN ...'")
     return pem
