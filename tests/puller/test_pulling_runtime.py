@@ -20,6 +20,8 @@ from mesh.runtimes import (
     RuntimeReturned,
 )
 from tests.puller.conftest import MakePuller, names
+from tests.puller.faulty_s3 import FaultyS3
+from tests.puller.test_s3_faults import key_for
 
 LOCAL = '{"storage_params":{"type":"local"},"model_type":"onnx"}'
 PARAMETERS = RuntimeParameters(1 << 30, 4, 10_000, 1 << 20)
@@ -229,6 +231,17 @@ async def test_the_size_is_predicted_from_storage_where_the_runtime_cannot_tell(
 
     monkeypatch.setattr(inner, "predict_size", tell)
     assert await runtime.predict_size(model(path="big")) == 7
+
+
+async def test_a_size_that_takes_too_long_is_not_predicted(
+    make_puller: MakePuller, inner: ReadingRuntime
+) -> None:
+    with FaultyS3().running() as store:
+        store.objects = {"m": b"x"}
+        store.faults["?list"] = ["503"] * 1000
+        runtime = PullingRuntime(inner, make_puller(attempts=1000), predict_timeout_s=0.2)
+        assert await runtime.predict_size(ModelInfo("m", "", "m", key_for(store))) is None
+        await runtime.close()
 
 
 async def test_data_of_models_that_were_lost_with_the_server_goes(

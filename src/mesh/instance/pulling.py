@@ -49,6 +49,7 @@ class PullingRuntime(ModelRuntime):
         *,
         size_multiplier: float = DEFAULT_SIZE_MULTIPLIER,
         unload_timeout_s: float = 30.0,
+        predict_timeout_s: float = 2.0,
     ) -> None:
         """Wraps a runtime.
 
@@ -57,11 +58,13 @@ class PullingRuntime(ModelRuntime):
             puller: of its own root.
             size_multiplier: predicts memory from the size in storage where ``inner`` cannot tell.
             unload_timeout_s: how long the runtime may take to let go of a model whose load was given up.
+            predict_timeout_s: how long looking the size up in storage may take; the load waits for it.
         """
         self._inner = inner
         self._puller = puller
         self._size_multiplier = size_multiplier
         self._unload_timeout_s = unload_timeout_s
+        self._predict_timeout_s = predict_timeout_s
         self._turns = Turns()
         self._loaded: set[str] = set()
         self._operations: set[asyncio.Task[Any]] = set()
@@ -105,10 +108,11 @@ class PullingRuntime(ModelRuntime):
         if size is not None:
             return size
         try:
-            stored = await self._puller.size(model.path, model.key)
-        except PullFailure as error:
+            async with asyncio.timeout(self._predict_timeout_s):
+                stored = await self._puller.size(model.path, model.key)
+        except (PullFailure, TimeoutError) as error:
             # The load will meet the same failure and report it to those who wait for the model.
-            _log.info("cannot predict the size of model %s: %s", model.model_id, error)
+            _log.info("cannot predict the size of model %s: %s", model.model_id, error or "timed out")
             return None
         # Adapters know their server's needs once they know the size of the files.
         sized = replace(model, key=json.dumps({"disk_size_bytes": stored}))

@@ -74,6 +74,9 @@ class Errors:
     def of(self, error: Exception, doing: str) -> PullFailure:
         """Finds the kind of a failure and words it.
 
+        The error itself must not become the cause of what is raised: its text repeats the store's answer, which
+        may repeat what was signed, and would reach the log with a traceback.
+
         Args:
             error: as the client raised it; its text holds the store's answer.
             doing: such as ``fetch 'a/b'``.

@@ -97,7 +97,7 @@ class ObjectProvider:
                         "give the path of one model",
                     )
         except (BaseError, OSError, ValueError) as error:
-            raise self._errors.of(error, f"list '{key}/'") from error
+            raise self._errors.of(error, f"list '{key}/'") from None
         return without_markers(found)
 
     async def _just(self, key: str, denied: PullFailure | None) -> Sequence[RemoteFile]:
@@ -106,7 +106,7 @@ class ObjectProvider:
         except FileNotFoundError:
             return ()
         except (BaseError, OSError, ValueError) as error:
-            raise denied or self._errors.of(error, f"look up '{key}'") from error
+            raise denied or self._errors.of(error, f"look up '{key}'") from None
         return (RemoteFile(key, (), meta["size"], _e_tag(meta)),)
 
 
@@ -187,7 +187,7 @@ class ObjectSource:
             except _BrokenBody as broken:
                 transfer.take_back()
                 if attempt == settings.attempts:
-                    raise broken.failure from broken.__cause__
+                    raise broken.failure from None
             else:
                 return
             # Those that broke together must not come back together.
@@ -205,7 +205,7 @@ class ObjectSource:
                 return  # the listed key ended in "/": it stands for an empty directory
             raise self._errors.changed(file.key) from None
         except (BaseError, OSError, ValueError) as error:
-            raise self._errors.of(error, what) from error
+            raise self._errors.of(error, what) from None
         if answer.meta["size"] != file.size or (file.e_tag and _e_tag(answer.meta) != file.e_tag):
             raise self._errors.changed(file.key)
         output = await self._workshop.run(_create, target)
@@ -217,8 +217,8 @@ class ObjectSource:
                 except (BaseError, OSError, ValueError) as error:
                     failure = self._errors.of(error, what)
                     if failure.code in {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED}:
-                        raise _BrokenBody(failure) from error
-                    raise failure from error
+                        raise _BrokenBody(failure) from None
+                    raise failure from None
                 if chunk is None:
                     break
                 await self._workshop.run(output.write, chunk)

@@ -80,7 +80,7 @@ def open_s3(config: Mapping[str, Any], workshop: Workshop) -> ObjectProvider:
         what = "'certificate' is no PEM" if certificate and "ert" in str(error) else "a field is malformed"
         raise PullFailure(
             Code.INVALID_ARGUMENT, f"cannot open {place}: {what}; correct the storage config"
-        ) from error
+        ) from None
     return ObjectProvider(store, Errors(place, (secret_access_key, access_key_id)), workshop)
 
 
