@@ -206,6 +206,30 @@ async def test_memory_is_given_back(tmp_path: Path) -> None:
         assert resident() < before + 20 * MIB
 
 
+async def test_what_many_models_are_told_to_take_is_what_the_process_grows_by(tmp_path: Path) -> None:
+    """Else the mesh would fill it beyond its memory."""
+    child = start("--socket", str(tmp_path / "rt.sock"), "--exit-with-parent", "--log-level", "error")
+    runtime = SpiRuntime(RuntimeEndpoints((await asyncio.to_thread(bound, child),)))
+    await runtime.start()
+
+    def anonymous() -> int:
+        status = Path(f"/proc/{child.pid}/status").read_text()
+        return int(status.partition("RssAnon:")[2].split()[0]) << 10
+
+    for sample, name in SAMPLES.items():
+        await runtime.load(sample_info(sample))
+        before = anonymous()
+        told = 0
+        for number in range(100):
+            info = ModelInfo(f"{sample}-{number}", name, str(model_file(sample)))
+            told += (await runtime.load(info)).size_bytes
+        assert told == pytest.approx(anonymous() - before, rel=0.3, abs=4 * MIB)
+    await runtime.close()
+    child.terminate()
+    assert await asyncio.to_thread(child.wait, 20) == 0
+    child.stdout.close()  # type: ignore[union-attr]
+
+
 async def load_failure(info: ModelInfo) -> RuntimeFailure:
     async with serving(BuiltinRuntime()) as served:
         with pytest.raises(RuntimeFailure) as caught:

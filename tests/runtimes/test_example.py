@@ -15,6 +15,11 @@ from mesh.runtimes import ModelInfo, RuntimeEndpoints, SpiRuntime
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_runtime.py"
 
 
+def test_the_documentation_shows_the_example_as_it_is() -> None:
+    code = EXAMPLE.read_text().partition('"""\n\n')[2].strip()
+    assert code in (EXAMPLE.parents[1] / "docs" / "runtimes.md").read_text()
+
+
 async def test_the_example_serves_its_format(tmp_path: Path) -> None:
     (tmp_path / "line.json").write_text(json.dumps({"weights": [1, 10], "bias": 100}))
     command = [sys.executable, str(EXAMPLE), "--port", "0", "--capacity", "64MiB"]
