@@ -24,6 +24,7 @@ from bench.rig import (
     describe_machine,
     machine_busy_seconds,
     resident_mib,
+    rig_of,
     wait_for_quiet,
 )
 from bench.windows import generate
@@ -196,7 +197,11 @@ class Measurements:
     def _generate(self, one: Instance, *arguments: str) -> dict[str, Any]:
         pids = (one.process.pid, one.runtime.pid, self.cluster.etcd.process.pid)
         report = generate(
-            self.tools, None, f"--target={one.target}", *(f"--watch={pid}" for pid in pids), *arguments
+            self.tools,
+            self.cluster.rig.placed(None),
+            f"--target={one.target}",
+            *(f"--watch={pid}" for pid in pids),
+            *arguments,
         )
         if report["errors"]:
             self._note(f"ERRORS of {' '.join(arguments)}: {report['errors']}")
@@ -253,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = parser.parse_args(arguments)
     tools = build_tools()
     busy, begun = machine_busy_seconds(), time.monotonic()
-    with Rig(settings.directory, settings.proxy_core, settings.load_core) as rig:
+    with rig_of(settings) as rig:
         all_of_them = Measurements(settings, rig, tools)
         scenarios: dict[str, Callable[[], None]] = {
             "readiness": all_of_them.readiness,

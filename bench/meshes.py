@@ -47,6 +47,7 @@ class Cluster:
         self.tools = tools
         self.etcd = EtcdServer(etcd_recipe().provision(print), rig.memory_directory() / "etcd")
         self.etcd.start()
+        rig.favour(self.etcd.process.pid)
         rig.on_exit(self.etcd.kill)
         self._instances = 0
 
@@ -119,7 +120,12 @@ class Cluster:
         of_models = (f"--model={prefix}", f"--models={models}", f"--count={models}", "--seconds=120")
         for kind in ("register", "ensure"):
             report = generate(
-                self.tools, None, f"--target={instance.target}", f"--kind={kind}", "--sync", *of_models
+                self.tools,
+                self.rig.placed(None),
+                f"--target={instance.target}",
+                f"--kind={kind}",
+                "--sync",
+                *of_models,
             )
             if report["errors"] or report["ok"] != models:
                 raise FailedLoadError(f"{kind} {prefix}: {report}")

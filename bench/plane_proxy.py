@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import uvloop
 
-from mesh.dataplane import DataPlane
+from mesh.dataplane import DataPlane, EndpointKind
 
 NOT_FOUND = 5
 
@@ -14,7 +14,7 @@ NOT_FOUND = 5
 async def serve(settings: argparse.Namespace) -> None:
     """Serves until the process is ended."""
     plane = DataPlane(per_model_metrics=settings.per_model_metrics)
-    kind = "peer" if settings.to_peer else "runtime"
+    kind: EndpointKind = "peer" if settings.to_peer else "runtime"
     endpoint = plane.add_endpoint(settings.backend, kind, "backend")
     plane.set_routes([(f"{settings.model}{number}", [endpoint]) for number in range(settings.models)])
     plane.listen(settings.listen, peers=False)

@@ -30,6 +30,8 @@ class Rig:
     #: Of what is measured; the rest has the other one.
     proxy_core: int
     load_core: int
+    #: Niceness of everything that takes part in a measurement; below 0 it goes before other programs.
+    niceness: int = 0
     _stack: ExitStack = field(default_factory=ExitStack)
     _started: int = 0
 
@@ -53,13 +55,30 @@ class Rig:
     ) -> ServerProcess:
         """Starts a program on one core, or on any where none is given; it need not be ready yet."""
         self._started += 1
-        pin = [] if core is None else ["taskset", "--cpu-list", str(core)]
         process = ServerProcess(
-            name, [*pin, *command], self.directory / f"{self._started:02}-{name}.log", env=env, cwd=ROOT
+            name,
+            [*self.placed(core), *command],
+            self.directory / f"{self._started:02}-{name}.log",
+            env=env,
+            cwd=ROOT,
         )
         process.start()
+        self.favour(process.pid)
         self._stack.callback(process.stop)
         return process
+
+    @staticmethod
+    def placed(core: int | None) -> list[str]:
+        """What goes before a command to run it on one core."""
+        return [] if core is None else ["taskset", "--cpu-list", str(core)]
+
+    def favour(self, pid: int) -> None:
+        """Gives a process the niceness of this rig; its threads and children to come inherit it."""
+        if self.niceness:
+            os.setpriority(os.PRIO_PROCESS, pid, self.niceness)
+            # Where the kernel groups processes by session, niceness counts only inside the group.
+            if (group := Path(f"/proc/{pid}/autogroup")).exists():
+                group.write_text(str(self.niceness))
 
     def on_exit(self, end: Callable[[], object]) -> None:
         """Has something else ended when the rig is left."""
@@ -165,5 +184,13 @@ def add_rig_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="length of one measured window")
     parser.add_argument("--quiet", type=float, default=0.1, help="share of foreign CPU at which to measure")
     parser.add_argument("--patience", type=float, default=5.0, help="longest wait for that, in seconds")
+    parser.add_argument("--niceness", type=int, default=0, help="of what takes part; below 0 needs root")
     parser.add_argument("--proxy-core", type=int, default=1)
     parser.add_argument("--load-core", type=int, default=0)
+
+
+def rig_of(settings: argparse.Namespace) -> Rig:
+    """The rig that the options describe."""
+    rig = Rig(settings.directory, settings.proxy_core, settings.load_core, settings.niceness)
+    rig.favour(os.getpid())
+    return rig

@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.meshes import meshes
 from bench.planes import planes
 from bench.report import machine_lines, request_tables
-from bench.rig import Rig, add_rig_options, build_tools, describe_machine, wait_for_quiet
+from bench.rig import Rig, add_rig_options, build_tools, describe_machine, rig_of, wait_for_quiet
 from bench.rivals import rivals
 from bench.windows import Shape, Subject, Window, measure, quietest
 
@@ -39,7 +39,7 @@ def measure_all(settings: argparse.Namespace, rig: Rig, tools: Path, subjects: S
         for shape in SHAPES:
             for subject in subjects:
                 wait_for_quiet(settings.quiet, settings.patience)
-                one = measure(tools, rig.load_core, subject, shape, settings.seconds, MODELS)
+                one = measure(tools, rig.placed(rig.load_core), subject, shape, settings.seconds, MODELS)
                 windows[shape.name][subject.name].append(one)
                 print(
                     f"{repeat + 1}/{settings.repeats} {shape.name:43} {subject.name:38}"
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", nargs="*", help="subjects whose name starts with one of these")
     settings = parser.parse_args(arguments)
     tools = build_tools()
-    with Rig(settings.directory, settings.proxy_core, settings.load_core) as rig:
+    with rig_of(settings) as rig:
         starters = rivals(rig, tools) | planes(rig, tools) | meshes(rig, tools)
         chosen = [name for name in starters if name.startswith(tuple(settings.only or [""]))]
         subjects = [starters[name]() for name in chosen]

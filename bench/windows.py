@@ -59,10 +59,9 @@ class FailedWindowError(Exception):
     """Requests of a window failed: its figures would be those of an error path."""
 
 
-def generate(tools: Path, core: int | None, *arguments: str) -> dict[str, Any]:
-    """Runs the load generator and returns its report."""
-    pin = [] if core is None else ["taskset", "--cpu-list", str(core)]
-    command = [*pin, str(tools / "load"), *arguments]
+def generate(tools: Path, placed: Sequence[str], *arguments: str) -> dict[str, Any]:
+    """Runs the load generator and returns its report; ``placed`` goes before its command."""
+    command = [*placed, str(tools / "load"), *arguments]
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
         raise FailedWindowError(f"{' '.join(command)}: {finished.stderr.strip()}")
@@ -71,7 +70,12 @@ def generate(tools: Path, core: int | None, *arguments: str) -> dict[str, Any]:
 
 
 def measure(
-    tools: Path, core: int, subject: Subject, shape: Shape, seconds: float, extra: Sequence[str] = ()
+    tools: Path,
+    placed: Sequence[str],
+    subject: Subject,
+    shape: Shape,
+    seconds: float,
+    extra: Sequence[str] = (),
 ) -> Window:
     """Measures one window.
 
@@ -79,12 +83,12 @@ def measure(
         FailedWindowError: A request failed.
     """
     with awake_cores() if shape.awake else nullcontext(()) as keepers:
-        return _measure(tools, core, subject, shape, keepers, (f"--seconds={seconds}", *extra))
+        return _measure(tools, placed, subject, shape, keepers, (f"--seconds={seconds}", *extra))
 
 
 def _measure(
     tools: Path,
-    core: int,
+    placed: Sequence[str],
     subject: Subject,
     shape: Shape,
     keepers: Sequence[int],
@@ -93,7 +97,7 @@ def _measure(
     watch = [f"--watch={pid}" for pid in (*subject.proxies, *subject.backends, *keepers)]
     report = generate(
         tools,
-        core,
+        placed,
         f"--target={subject.target}",
         f"--concurrency={shape.concurrency}",
         f"--connections={shape.connections}",
