@@ -138,6 +138,8 @@ def _instance(
         environment={
             # Several model servers share the cores: more threads than cores only wait for each other.
             "OMP_NUM_THREADS": "1",
+            # ONNX Runtime reports to its makers unless told not to, and keeps a database for it in the home directory.
+            "ORT_DISABLE_TELEMETRY": "1",
             **environment,
             "PYTHONUNBUFFERED": "1",
             "TMPDIR": str(temporary),

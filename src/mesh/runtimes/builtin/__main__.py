@@ -24,6 +24,8 @@ def main(threads_per_request: int, **given: Any) -> None:
     # Read once, when a library is loaded; without a limit each takes all cores for each request.
     for name in _THREAD_SETTINGS:
         os.environ.setdefault(name, str(threads_per_request))
+    # ONNX Runtime reports to its makers unless told not to, and keeps a database for it in the home directory.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     from mesh.runtimes.builtin.runtime import BuiltinRuntime
 
     run_with(BuiltinRuntime(threads_per_request), given)
