@@ -652,3 +652,21 @@ def test_many_loads_that_cannot_get_room_do_not_keep_others_from_it() -> None:
     assert shell.state("large") == "new"
     shell.request("small", 20)
     assert shell.state("small") == "loading"
+
+
+def test_however_many_loads_wait_for_busy_copies_none_waits_without_end() -> None:
+    shell = Shell()
+    shell.load("busy", 90)
+    shell.in_flight["busy"] = 1
+    for number in range(50):
+        shell.now += 1
+        shell.request(f"m{number}", 40)
+    assert shell.take(ReportRefused) == []
+    for _ in range(2_000):
+        shell.send(Tick(), after_ms=100)
+    refused = shell.take(ReportRefused)
+    assert len(refused) == 50
+    # Room for two of them could have come of it; the others were not kept waiting for nothing.
+    assert [one.reason for one in refused].count(Refusal.SPACE_TIMEOUT) == 2
+    assert {one.reason for one in refused} == {Refusal.SPACE_TIMEOUT, Refusal.NO_ROOM}
+    assert shell.cache.loads_in_progress == 0

@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.placement import (
@@ -196,6 +196,7 @@ def test_a_thousand_cold_models_spread_over_ten_instances(seed: int) -> None:
     assert 80 <= min(placed.values()) <= max(placed.values()) <= 120
 
 
+@settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 2**32), instances=st.integers(2, 8))
 def test_bursts_spread_whatever_the_dice_say(seed: int, instances: int) -> None:
     placed = spread(seed, 40 * instances, instances)
@@ -235,6 +236,7 @@ instances_strategy = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(instances=instances_strategy, units=st.integers(0, 120_000), seed=st.integers(), data=st.data())
 def test_every_instance_is_ranked_or_refused_and_the_choice_is_sound(
     instances: list[InstanceView], units: int, seed: int, data: st.DataObject

@@ -1,6 +1,6 @@
 """Decisions are kept, newest first, without one model washing out the others."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.placement import Decision, DecisionKind, DecisionRing
@@ -29,6 +29,7 @@ def test_a_storm_of_one_model_leaves_the_others() -> None:
     assert len(ring) == 11
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abcdef")), st.integers(1, 8), st.integers(1, 4))
 def test_bounds_hold_and_the_newest_are_kept(models: list[str], capacity: int, per_model: int) -> None:
     ring = DecisionRing(capacity, per_model)

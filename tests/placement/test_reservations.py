@@ -1,7 +1,7 @@
 """Placements that the records do not show yet."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.placement import Pending, Reservations
@@ -65,6 +65,7 @@ def test_bad_times_are_named() -> None:
         Reservations(ttl_ms=0)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(

@@ -47,7 +47,6 @@ class Entry:
         closing_for: the model for whose sake the data plane was asked to close it; None where it was not.
         space_deadline_ms: by when it must have got its memory; 0 while it does not wait for any.
         queue_ticket: which of its places in the load queue counts.
-        busy_answers: copies that could not be closed for its sake since the search last paused.
         gone: dropped; what still refers to it is to let it go.
     """
 
@@ -69,7 +68,6 @@ class Entry:
     loaded_ms: int = 0
     space_deadline_ms: int = 0
     queue_ticket: int = 0
-    busy_answers: int = 0
     failure: FailureNote | None = None
     gone: bool = False
 

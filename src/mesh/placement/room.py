@@ -10,10 +10,12 @@ from mesh.placement.victims import EvictionPolicy, Limit, Search, find_victims
 
 #: A copy with requests in flight is left alone for so long; a search that found too little pauses for it.
 BUSY_HOLD_MS = 100
-#: Copies that may answer "busy" to one model before the search for it pauses.
+#: More than any model lacks.
+_ANY_UNITS = 2**63
+#: Copies that may answer "busy" before all searching pauses.
 _BUSY_ANSWERS = 16
-#: Loads that cannot get room are passed over by later ones, up to this many at a time.
-_BLOCKED_LOADS = 16
+#: With so many copies being closed, further loads wait for the answers.
+_CLOSINGS = 16
 
 
 class Room:
@@ -29,6 +31,9 @@ class Room:
         self._closing: dict[str, tuple[Entry, do.EvictionReason]] = {}
         self._excess_of = ("", do.EvictionReason.OVERSIZED)
         self._retry_ms = 0
+        self._busy_answers = 0
+        #: What a load may lack at most, after a search has shown that no more is to be had for now.
+        self._within_reach = _ANY_UNITS
 
     def ask(self, entry: Entry) -> None:
         """Has room made for an entry when `make` is next called."""
@@ -38,6 +43,7 @@ class Room:
     def over(self, model_id: str, reason: do.EvictionReason) -> None:
         """More may be used than there is: `make` is to evict for that, and to say that it is for this."""
         self._books.room_changed = True
+        self._within_reach = _ANY_UNITS
         if self._books.memory.free < 0:
             self._excess_of = (model_id, reason)
 
@@ -48,7 +54,7 @@ class Room:
         all sizes are known.
         """
         shortage = entry.expected_units - self._free_after_closings() + self._books.pending
-        if shortage > 0:
+        if 0 < shortage <= self._within_reach:
             search = self._search(entry, min(shortage, entry.expected_units))
             if not search.victims and not search.later:
                 return self._refusal(entry, search)
@@ -64,25 +70,23 @@ class Room:
         if memory.free < 0:
             self._shed()
         admitted = []
-        blocked = 0
         free = self._free_after_closings()
         self._asking = sorted((entry for entry in self._asking if not entry.gone), key=_by_urgency)
         for entry in self._asking:
             if entry.expected_units > memory.capacity:
                 books.fail(entry, books.too_large(entry.model_id, entry.expected_units))
                 continue
-            if entry.expected_units > free:
-                search = self._search(entry, entry.expected_units - free)
-                if search.victims and entry.busy_answers < _BUSY_ANSWERS:
+            shortage = entry.expected_units - free
+            if shortage > 0:
+                if shortage > self._within_reach or len(self._closing) >= _CLOSINGS:
+                    continue
+                search = self._search(entry, shortage)
+                if search.victims and self._busy_answers < _BUSY_ANSWERS:
                     for victim in search.victims:
                         free += victim.units
                         self._push_out(victim, entry.model_id, do.EvictionReason.ROOM)
                 elif search.victims or search.later:
-                    books.limit_wait(entry)
-                    self._retry_later()
-                    blocked += 1
-                    if blocked >= _BLOCKED_LOADS:
-                        break
+                    self._within_reach = 0 if search.victims else search.available_units
                     continue
                 else:
                     books.refuse(entry, *self._refusal(entry, search))
@@ -91,18 +95,19 @@ class Room:
             if entry.expected_units <= memory.free:
                 self._admit(entry)
                 admitted.append(entry)
-        if self._asking:
-            self._asking = [
-                entry for entry in self._asking if not entry.gone and entry.state is CopyState.NEW
-            ]
+        self._asking = [entry for entry in self._asking if not entry.gone and entry.state is CopyState.NEW]
+        if self._within_reach != _ANY_UNITS:
+            self._retry_later()
+            for entry in self._asking:
+                books.limit_wait(entry)
         return admitted
 
     def retry(self) -> None:
         """Copies that were busy may not be any more."""
         self._retry_ms = 0
+        self._busy_answers = 0
+        self._within_reach = _ANY_UNITS
         self._books.room_changed = True
-        for entry in self._asking:
-            entry.busy_answers = 0
 
     def closed(self, model_id: str) -> bool:
         """The data plane has taken a copy out of service.
@@ -112,6 +117,7 @@ class Room:
         entry, reason = self._closing.pop(model_id, (None, None))
         if entry is None or reason is None or entry.gone:
             return False
+        self._within_reach = _ANY_UNITS
         books, for_model = self._books, entry.closing_for or ""
         books.out.append(
             do.ReportEvicted(
@@ -136,9 +142,7 @@ class Room:
         entry, _ = self._closing.pop(model_id, (None, None))
         if entry is None or entry.gone:
             return False
-        newcomer = self._books.entries.get(entry.closing_for or "")
-        if newcomer is not None:
-            newcomer.busy_answers += 1
+        self._busy_answers += 1
         entry.closing_for = None
         entry.note_in_flight(in_flight, self._books.now_ms, BUSY_HOLD_MS)
         self._books.room_changed = True
