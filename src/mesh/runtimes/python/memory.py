@@ -17,10 +17,12 @@ import ctypes
 import gc
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from mesh.runtimes.python.sizing import file_bytes
 
 PAGE_BYTES = 4096
 """The least that a model is said to take: 0 would mean that its size is not known."""
@@ -42,12 +44,10 @@ class Usage:
     Attributes:
         allocated: in use in the heaps; 0 where the C library cannot tell.
         anonymous: resident and backed by no file.
-        mapped: bytes mapped of each file that is no program or library.
     """
 
     allocated: int
     anonymous: int
-    mapped: Mapping[str, int]
 
 
 def growth(before: Usage, after: Usage) -> int:
@@ -55,8 +55,7 @@ def growth(before: Usage, after: Usage) -> int:
     counted = max(0, after.allocated - before.allocated)
     if grown_unseen(before, after):
         counted = after.anonymous - before.anonymous
-    mapped = sum(max(0, size - before.mapped.get(file, 0)) for file, size in after.mapped.items())
-    return max(PAGE_BYTES, counted + mapped)
+    return max(PAGE_BYTES, counted)
 
 
 def grown_unseen(before: Usage, after: Usage) -> bool:
@@ -71,19 +70,30 @@ class Meter:
     def __init__(self) -> None:
         # Garbage of before that goes during the load would be missing from its size.
         gc.collect(1)
-        mapped, anonymous = _mapped_files(), _anonymous_bytes()
-        # Last, so that what this reading itself keeps is not counted as the model's.
-        self._before = Usage(_allocated_bytes(), anonymous, mapped)
+        self._before = _read_usage()
 
-    def read(self) -> int:
-        """Returns: bytes taken since, at least `PAGE_BYTES`."""
+    def read(self, files: Sequence[Path] = ()) -> int:
+        """Reads what was taken since.
+
+        Args:
+            files: of the model. Where they hold twice what was counted, it is looked whether they are mapped.
+
+        Returns: bytes, at least `PAGE_BYTES`.
+        """
         gc.collect(1)
-        after = Usage(_allocated_bytes(), _anonymous_bytes(), _mapped_files())
+        after = _read_usage()
         if grown_unseen(self._before, after):
             # Freed memory that glibc keeps for later looks the same; give it back and look again.
             release_free()
-            after = Usage(after.allocated, _anonymous_bytes(), after.mapped)
-        return growth(self._before, after)
+            after = Usage(after.allocated, _anonymous_bytes())
+        size = growth(self._before, after)
+        if file_bytes(files) > 2 * size:
+            size += _mapped_bytes(files)
+        return size
+
+
+def _read_usage() -> Usage:
+    return Usage(_allocated_bytes(), _anonymous_bytes())
 
 
 def release_free() -> None:
@@ -170,15 +180,12 @@ def _anonymous_bytes() -> int:
     return 0
 
 
-def _mapped_files() -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    programs = set()
+def _mapped_bytes(files: Sequence[Path]) -> int:
+    names = {str(file.resolve()) for file in files}
+    size = 0
     for line in Path("/proc/self/maps").read_text().splitlines():
         fields = line.split(maxsplit=5)
-        if len(fields) < 6 or not fields[5].startswith("/"):
-            continue
-        start, end = fields[0].split("-")
-        sizes[fields[5]] = sizes.get(fields[5], 0) + int(end, 16) - int(start, 16)
-        if "x" in fields[1]:
-            programs.add(fields[5])
-    return {file: size for file, size in sizes.items() if file not in programs}
+        if len(fields) == 6 and fields[5] in names:
+            start, end = fields[0].split("-")
+            size += int(end, 16) - int(start, 16)
+    return size

@@ -1,6 +1,7 @@
 """Estimates of a model's memory from the size of its files, learned from the loads that were measured."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 DEFAULT_RATIO = 1.25
@@ -40,14 +41,14 @@ class SizeHistory:
         return max(1, math.ceil(ratios[nearest] * file_bytes))
 
 
-def file_bytes(path: str) -> int:
-    """Sums the sizes of a file, or of all files of a directory; 0 where there is none."""
+def model_files(path: str) -> list[Path]:
+    """Lists a file, or all files of a directory; nothing where there is none."""
     if not path:
-        return 0
+        return []
     root = Path(path)
-    try:
-        if root.is_dir():
-            return sum(file.stat().st_size for file in root.rglob("*") if file.is_file())
-        return root.stat().st_size
-    except OSError:
-        return 0
+    return [file for file in ([root] if root.is_file() else root.rglob("*")) if file.is_file()]
+
+
+def file_bytes(files: Sequence[Path]) -> int:
+    """Sums the sizes of files."""
+    return sum(file.stat().st_size for file in files)

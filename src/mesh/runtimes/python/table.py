@@ -7,6 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -14,7 +15,7 @@ import grpc
 from mesh.runtimes.interface import ModelInfo, RuntimeFailure
 from mesh.runtimes.python.memory import FreeMemory, Meter
 from mesh.runtimes.python.model import AnyRuntime, ModelMetadata
-from mesh.runtimes.python.sizing import SizeHistory, file_bytes
+from mesh.runtimes.python.sizing import SizeHistory, file_bytes, model_files
 from mesh.runtimes.python.workers import run_in_ended_thread, run_in_own_thread
 
 _log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ class ModelTable:
         told = await run_in_own_thread("predict", functools.partial(self._runtime.predict_size, info))
         if told is not None:
             return told
-        size = await run_in_own_thread("file-size", functools.partial(file_bytes, info.path))
+        size = await run_in_own_thread("file-size", lambda: file_bytes(model_files(info.path)))
         return self._history.predict(info.model_type, size)
 
     async def _load(self, info: ModelInfo, given_up: asyncio.Event) -> Entry:
@@ -196,10 +197,10 @@ class ModelTable:
 
 
 def _load(runtime: AnyRuntime, info: ModelInfo, free: FreeMemory) -> _Loaded:
-    files = file_bytes(info.path)
+    files = model_files(info.path)
     if not runtime.measured:
         model = runtime.load(info)
-        return _Loaded(model, runtime.metadata(model), max(1, runtime.size(model)), files)
+        return _Loaded(model, runtime.metadata(model), max(1, runtime.size(model)), file_bytes(files))
     runtime.prepare(info)
     modules = len(sys.modules)
     loaded = _measure(runtime, info, files)
@@ -211,14 +212,14 @@ def _load(runtime: AnyRuntime, info: ModelInfo, free: FreeMemory) -> _Loaded:
     return loaded
 
 
-def _measure(runtime: AnyRuntime, info: ModelInfo, files: int) -> _Loaded:
+def _measure(runtime: AnyRuntime, info: ModelInfo, files: list[Path]) -> _Loaded:
     def load() -> tuple[Any, ModelMetadata]:
         model = runtime.load(info)
         return model, runtime.metadata(model)
 
     meter = Meter()
     model, metadata = run_in_ended_thread(load)
-    return _Loaded(model, metadata, meter.read(), files)
+    return _Loaded(model, metadata, meter.read(files), file_bytes(files))
 
 
 def _unload(runtime: AnyRuntime, model: list[Any], free: FreeMemory) -> None:
