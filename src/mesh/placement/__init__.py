@@ -54,6 +54,22 @@ from mesh.placement.instructions import (
 from mesh.placement.limits import UNIT_BYTES, CacheLimits, default_assume_loaded_ms, to_units
 from mesh.placement.load_times import LoadTimes
 from mesh.placement.publishing import PublishedInstance, is_significant_change
+from mesh.placement.requests import (
+    AwaitLoad,
+    CopySeen,
+    FailRequest,
+    GiveHeldAnswer,
+    GiveUp,
+    PlaceLoad,
+    RequestCaps,
+    RequestView,
+    Step,
+    Trouble,
+    Usable,
+    UseCopies,
+    next_step,
+    usable_copies,
+)
 from mesh.placement.reservations import Pending, Reservations
 from mesh.placement.victims import EvictionPolicy
 from mesh.placement.view import (
@@ -67,6 +83,7 @@ from mesh.placement.view import (
 __all__ = [
     "NEVER_USED_MS",
     "UNIT_BYTES",
+    "AwaitLoad",
     "CacheLimits",
     "CancelLoad",
     "Candidate",
@@ -74,6 +91,7 @@ __all__ = [
     "ClusterView",
     "CopyBusy",
     "CopyClosed",
+    "CopySeen",
     "CopyState",
     "CopyView",
     "Decision",
@@ -84,8 +102,11 @@ __all__ = [
     "EvictionPolicy",
     "EvictionReason",
     "Exclusion",
+    "FailRequest",
     "Failure",
     "ForgetFailure",
+    "GiveHeldAnswer",
+    "GiveUp",
     "InstanceFilter",
     "InstanceView",
     "Instruction",
@@ -97,6 +118,7 @@ __all__ = [
     "LocalCache",
     "MeasureSize",
     "Pending",
+    "PlaceLoad",
     "Placement",
     "PlacementPolicy",
     "PlacementReason",
@@ -114,6 +136,8 @@ __all__ = [
     "ReportFailed",
     "ReportLoaded",
     "ReportRefused",
+    "RequestCaps",
+    "RequestView",
     "Reservations",
     "RuntimeLost",
     "RuntimeRestarted",
@@ -122,13 +146,19 @@ __all__ = [
     "SizePredicted",
     "StartLoad",
     "StartUnload",
+    "Step",
     "Tick",
+    "Trouble",
     "UnloadFailed",
     "UnloadFinished",
+    "Usable",
+    "UseCopies",
     "Used",
     "WakeAt",
     "choose",
     "default_assume_loaded_ms",
     "is_significant_change",
+    "next_step",
     "to_units",
+    "usable_copies",
 ]
