@@ -42,12 +42,13 @@ class Sample:
         folder.mkdir(parents=True, exist_ok=True)
         return Path(shutil.copy(self.path, folder / (name or self.file)))
 
-    async def check(self, address: str, model_id: str) -> None:
+    async def check(self, address: str, model_id: str, **metadata: str) -> None:
         """Asks a server for the sample's cases and compares the answers."""
+        headers = {name.replace("_", "-"): value for name, value in metadata.items()}
         async with tritonclient.grpc.aio.InferenceServerClient(address) as client:
             for case in self._description()["cases"]:
                 answer = await client.infer(
-                    model_id, [_tensor(one) for one in case["inputs"]], client_timeout=30
+                    model_id, [_tensor(one) for one in case["inputs"]], client_timeout=30, headers=headers
                 )
                 for output in case.get("outputs", ()):
                     found = _output(answer, output["name"])
