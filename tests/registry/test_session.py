@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from mesh.registry import Session, SessionState, Store, StoreRefused, StoreUnavailable
-from tests.registry.worlds import EtcdWorld, World, eventually
+from mesh.registry import Session, SessionState, Store, StoreRefused, StoreUnavailable, open_store
+from tests.registry.worlds import World, eventually
+from tests.servers.etcd import EtcdServer
 
 LOST, LIVE = SessionState.LOST, SessionState.LIVE
 
@@ -109,12 +110,10 @@ async def test_says_what_stands_against_the_first_lease(store: Store, world: Wor
     await session.close()
 
 
-async def test_the_store_ends_a_silent_session(world: World) -> None:
-    if not isinstance(world, EtcdWorld):
-        pytest.skip("in memory a lease ends by a call alone")
-    store, other = world.client(), world.client()
-    lease = await store.grant(1)
-    await store.put("/s/a", b"1", lease=lease)
-    async with asyncio.timeout(20):
-        while await keys_of(other):
-            await asyncio.sleep(0.1)
+async def test_etcd_ends_a_silent_session(etcd: EtcdServer) -> None:
+    async with open_store(etcd.kv_store) as store:
+        lease = await store.grant(1)
+        await store.put("/s/a", b"1", lease=lease)
+        async with asyncio.timeout(20):
+            while await keys_of(store):
+                await asyncio.sleep(0.1)

@@ -195,7 +195,7 @@ async def put_when_back(store: Store, key: str) -> None:
 async def test_says_where_it_is_when_it_is_away(store: Store, world: World) -> None:
     await store.put("/a", b"")
     world.stop()
-    with pytest.raises(StoreUnavailable, match="start it|check"):
+    with pytest.raises(StoreUnavailable, match=r"start it|check"):
         await store.get("/a", timeout=0.5)
     with pytest.raises(StoreUnavailable):
         await store.put("/a", b"", timeout=0.5)

@@ -1,10 +1,11 @@
 """A store to test against, with the faults that can befall it: in memory, or a real etcd."""
 
 import asyncio
+import base64
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from mesh.registry import MemoryCluster, Store, open_store
+from mesh.registry import Delete, MemoryCluster, Put, Store, open_store
 from tests.servers.etcd import EtcdServer
 
 
@@ -27,6 +28,10 @@ class World(ABC):
     def start(self) -> None: ...
     @abstractmethod
     def compact(self, revision: int) -> None: ...
+
+    @abstractmethod
+    def apply(self, operation: Put | Delete) -> int:
+        """Changes a key while no client gets a chance to run, and returns the revision."""
 
     async def expire(self, lease: int) -> None:
         await self.client().revoke(lease)
@@ -53,6 +58,9 @@ class MemoryWorld(World):
     def compact(self, revision: int) -> None:
         self.cluster.compact(revision)
 
+    def apply(self, operation: Put | Delete) -> int:
+        return self.cluster.transact({}, [operation]).revision
+
 
 class EtcdWorld(World):
     def __init__(self, server: EtcdServer) -> None:
@@ -70,6 +78,12 @@ class EtcdWorld(World):
 
     def compact(self, revision: int) -> None:
         self.server.compact(revision)
+
+    def apply(self, operation: Put | Delete) -> int:
+        if isinstance(operation, Put):
+            return self.server.put(operation.key, operation.value.decode())
+        key = base64.b64encode(operation.key.encode()).decode()
+        return int(self.server._call("kv/deleterange", key=key)["header"]["revision"])
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:

@@ -80,7 +80,7 @@ class MemoryCluster:
     def compact(self, revision: int) -> None:
         """Forgets what was before a revision, as etcd does on its operator's word."""
         self._compacted = max(self._compacted, min(revision, self.revision))
-        while self._history and self._history[0].event.revision <= self._compacted:
+        while self._history and self._history[0].event.revision < self._compacted:
             self._history.popleft()
         self._wake()
 

@@ -55,6 +55,9 @@ class Replica(Generic[R]):
     def is_news(self, record_id: str, modified: int, at: int) -> bool:
         """Tells whether a fact adds to what is known.
 
+        That an id is absent of which nothing is known is no news and is not remembered, since anyone may ask
+        for any id; a watch that lags behind may still show a record there for a moment.
+
         Args:
             record_id: whose.
             modified: mod_revision of its entry, 0 where it is absent.
