@@ -145,7 +145,7 @@ class Mesh:
     async def settle(self) -> None:
         """Lets records and routes reach every instance."""
         for _ in range(200):
-            if all(len(list(instance._peers)) == len(self.instances) - 1 for instance in self.instances):
+            if all(len(list(instance.parts.peers)) == len(self.instances) - 1 for instance in self.instances):
                 break
             await asyncio.sleep(0.02)
 

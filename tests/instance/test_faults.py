@@ -92,7 +92,7 @@ async def test_a_server_that_lies_about_sizes_is_corrected(mesh: Mesh) -> None:
     for number in range(10):
         await client.register(f"m{number}")
         await client.infer(f"m{number}")
-    cache = mesh.instances[0]._loader.cache  # type: ignore[union-attr]
+    cache = mesh.instances[0].parts.loader.cache  # type: ignore[union-attr]
     mesh.runtimes[0].sizes["liar"] = 2 * MIB
     original = mesh.runtimes[0].loadModel
 

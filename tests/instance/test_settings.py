@@ -2,7 +2,8 @@
 
 import pytest
 
-from mesh.instance.settings import MetricsSettings, SettingError, Settings, check_unsupported, describe
+from mesh.instance.settings import MetricsSettings, SettingError, Settings, describe
+from mesh.instance.unsupported import check_unsupported
 
 _LEAST = {"MM_SERVICE_NAME": "models", "KV_STORE": "memory:", "WKUBE_POD_NAME": "runtime-6b9f4d7c58-x7k2p"}
 

@@ -9,13 +9,15 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
 from mesh.dataplane import DataPlane
+from mesh.instance.chronicle import Chronicle
+from mesh.instance.errors import status_from_number
 from mesh.instance.metrics import Metrics
+from mesh.instance.outcomes import RUNTIME_DOWN, LoadOutcome
 from mesh.instance.registration import Registration
 from mesh.instance.usage import Rates
 from mesh.placement import (
@@ -24,9 +26,6 @@ from mesh.placement import (
     CopyBusy,
     CopyClosed,
     CopyView,
-    Decision,
-    DecisionKind,
-    DecisionRing,
     Deregister,
     Event,
     ForgetFailure,
@@ -60,36 +59,14 @@ from mesh.placement import (
     UnloadFinished,
     Used,
     WakeAt,
+    to_units,
 )
-from mesh.placement.limits import UNIT_BYTES, to_units
 from mesh.runtimes import ModelInfo, ModelRuntime, RuntimeFailure
 
 log = logging.getLogger(__name__)
 
 #: How often the data plane is asked what was used, seconds; it is also asked before each load.
 USAGE_INTERVAL_S = 0.5
-_MIB = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class LoadOutcome:
-    """How a load ended.
-
-    Attributes:
-        loaded: there is a copy here.
-        reason: one of `mesh.placement`'s refusals and failures where there is none.
-        code: gRPC status that fits; OK where loaded.
-        message: for people.
-        retry_elsewhere: another instance may well manage.
-        failed: the model was at fault rather than the place: the failure is recorded.
-    """
-
-    loaded: bool
-    reason: str = ""
-    code: grpc.StatusCode = grpc.StatusCode.OK
-    message: str = ""
-    retry_elsewhere: bool = False
-    failed: bool = False
 
 
 class Loader:
@@ -100,9 +77,10 @@ class Loader:
         runtime: loads and unloads.
         dataplane: tells what is used and takes copies out of service.
         registration: writes copies and failures to the models' records.
-        ring: takes the decisions.
+        chronicle: is told what happened.
         rates: takes the requests of each copy.
         on_copy_changed: called with a model's id when its copy begins or ends to serve.
+        on_change: called when loads or memory may have changed.
         on_load_time: called with a model's type and the milliseconds that its load took.
         now_ms: epoch milliseconds.
     """
@@ -113,11 +91,12 @@ class Loader:
         runtime: ModelRuntime,
         dataplane: DataPlane,
         registration: Registration,
-        ring: DecisionRing,
+        chronicle: Chronicle,
         metrics: Metrics,
         rates: Rates,
         *,
         on_copy_changed: Callable[[str], None],
+        on_change: Callable[[], None],
         on_load_time: Callable[[str, float], None],
         now_ms: Callable[[], int],
     ) -> None:
@@ -125,10 +104,11 @@ class Loader:
         self._runtime = runtime
         self._dataplane = dataplane
         self._registration = registration
-        self._ring = ring
+        self._chronicle = chronicle
         self._metrics = metrics
         self._rates = rates
         self._on_copy_changed = on_copy_changed
+        self._on_change = on_change
         self._on_load_time = on_load_time
         self._now_ms = now_ms
         self._models: dict[str, ModelInfo] = {}
@@ -163,7 +143,7 @@ class Loader:
         model_id = model.model_id
         if not self._available:
             down: asyncio.Future[LoadOutcome] = asyncio.get_running_loop().create_future()
-            down.set_result(_RUNTIME_DOWN)
+            down.set_result(RUNTIME_DOWN)
             return down
         waiter = self._waiters.get(model_id)
         if waiter is None:
@@ -256,6 +236,7 @@ class Loader:
                     self._carry_out(instruction)
         finally:
             self._handling = False
+        self._on_change()
 
     def _carry_out(self, instruction: Instruction) -> None:
         match instruction:
@@ -277,7 +258,7 @@ class Loader:
             case Deregister():
                 self._leave_service(instruction.model_id)
                 self._registration.remove_copy(instruction.model_id)
-                self._note(DecisionKind.UNLOAD, instruction.model_id, f"leaves: {instruction.why}")
+                self._chronicle.left(instruction)
             case StartUnload():
                 self._start(self._unload(instruction))
             case ReportLoaded():
@@ -289,15 +270,9 @@ class Loader:
             case ForgetFailure():
                 self._registration.remove_failure(instruction.model_id)
             case ReportEvicted():
-                self._report_evicted(instruction)
+                self._chronicle.evicted(instruction)
             case ReportCapacityLost():
-                self._metrics.count("unloadmodel_failure")
-                message = (
-                    f"gave up unloading after {instruction.attempts} attempts; {_size(instruction.units)} of memory"
-                    f" are not counted on any more: {instruction.message}"
-                )
-                log.error(message, extra={"model": instruction.model_id})
-                self._note(DecisionKind.FAILURE, instruction.model_id, message)
+                self._chronicle.capacity_lost(instruction)
             case WakeAt():
                 self._wake_at(instruction.time_ms)
 
@@ -424,27 +399,19 @@ class Loader:
         if report.fresh:
             self._serving[model_id] = self._concurrency.pop(model_id, 0)
             self._on_copy_changed(model_id)
-            self._metrics.observe("loaded_model_size_bytes", report.units * UNIT_BYTES, model_id)
-            copy = self.cache.copy(model_id)
-            evicted = tuple(self._evicted_for.pop(model_id, ()))
-            summary = f"loaded, {_size(report.units)}" + (f": {copy.why}" if copy and copy.why else "")
-            self._note(DecisionKind.LOAD, model_id, summary, related_models=evicted)
-            log.info("loaded", extra={"model": model_id, "bytes": report.units * UNIT_BYTES})
+            self._chronicle.loaded(model_id, report.units, self.cache.copy(model_id))
         self._resolve(model_id, LoadOutcome(loaded=True))
 
     def _report_failed(self, report: ReportFailed) -> None:
-        code = _STATUS.get(report.code, grpc.StatusCode.UNKNOWN)
+        self._chronicle.failed(report)
         if report.fresh:
             self._registration.move_to_failures(report.model_id, report.message)
-            self._note(DecisionKind.FAILURE, report.model_id, f"load failed: {report.message}")
-            log.error("load failed: %s", report.message, extra={"model": report.model_id})
-        self._evicted_for.pop(report.model_id, None)
         self._resolve(
             report.model_id,
             LoadOutcome(
                 loaded=False,
                 reason=report.reason.value,
-                code=code,
+                code=status_from_number(report.code),
                 message=report.message,
                 retry_elsewhere=report.retry_elsewhere,
                 failed=True,
@@ -452,8 +419,7 @@ class Loader:
         )
 
     def _report_refused(self, report: ReportRefused) -> None:
-        self._note(DecisionKind.REFUSAL, report.model_id, f"not loaded: {report.message}")
-        self._evicted_for.pop(report.model_id, None)
+        self._chronicle.refused(report)
         self._resolve(
             report.model_id,
             LoadOutcome(
@@ -466,39 +432,7 @@ class Loader:
         )
         self._forget(report.model_id)
 
-    def _report_evicted(self, report: ReportEvicted) -> None:
-        self._metrics.observe("age_at_eviction_milliseconds", report.age_ms, report.model_id)
-        related = (report.for_model,) if report.for_model else ()
-        if report.for_model:
-            self._evicted_for.setdefault(report.for_model, []).append(report.model_id)
-        summary = (
-            f"evicted ({report.reason.value}), {_size(report.units)}, last used {report.age_ms / 1_000:.1f} s before"
-            + (f", to make room for {report.for_model}" if report.for_model else "")
-        )
-        self._note(DecisionKind.EVICTION, report.model_id, summary, related_models=related)
-        log.info(summary, extra={"model": report.model_id})
-
     def _resolve(self, model_id: str, outcome: LoadOutcome) -> None:
         waiter = self._waiters.pop(model_id, None)
         if waiter is not None and not waiter.done():
             waiter.set_result(outcome)
-
-    def _note(
-        self, kind: DecisionKind, model_id: str, summary: str, related_models: tuple[str, ...] = ()
-    ) -> None:
-        self._ring.add(Decision(kind, self._now_ms(), model_id, summary, related_models=related_models))
-
-
-_RUNTIME_DOWN = LoadOutcome(
-    loaded=False,
-    reason="runtime_down",
-    code=grpc.StatusCode.UNAVAILABLE,
-    message="the model server of this instance is down",
-    retry_elsewhere=True,
-)
-
-_STATUS = {int(code.value[0]): code for code in grpc.StatusCode}
-
-
-def _size(units: int) -> str:
-    return f"{units * UNIT_BYTES / _MIB:.1f} MiB"

@@ -4,8 +4,9 @@ import asyncio
 from typing import Any
 
 from mesh.dataplane import DataPlane
-from mesh.instance.loader import Loader, LoadOutcome
+from mesh.instance.loader import Loader
 from mesh.instance.management import answer
+from mesh.instance.outcomes import NO_RUNTIME, LoadOutcome
 from mesh.instance.placer import Placer, model_info
 from mesh.instance.usage import Rates
 from mesh.placement import UNIT_BYTES, CopyState, CopyView, Decision, DecisionRing
@@ -48,11 +49,7 @@ class PeerService(peer_pb2_grpc.PeerServicer):
 
     async def _load(self, request: peer_pb2.LoadRequest) -> peer_pb2.LoadReply:
         if self._loader is None:
-            return peer_pb2.LoadReply(
-                reason="router",
-                message=f"instance {self._instance_id} has no model server",
-                retry_elsewhere=True,
-            )
+            return self._reply(request.model_id, NO_RUNTIME)
         record = await self._placer.record(request.model_id)
         waiter = self._loader.load(
             model_info(request.model_id, record),

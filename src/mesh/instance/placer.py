@@ -8,23 +8,21 @@ from random import Random
 
 import grpc
 
-from mesh.instance.errors import MeshError, Reason, model_not_found, registry_unavailable, status_from_number
-from mesh.instance.loader import Loader, LoadOutcome
+from mesh.instance.candidates import Candidates
+from mesh.instance.errors import MeshError, Reason, model_not_found, registry_unavailable
+from mesh.instance.loader import Loader
+from mesh.instance.outcomes import NO_RUNTIME, RETRY_AFTER_S, LoadOutcome, error_of, load_failed, outcome_from
 from mesh.instance.peers import Peer, Peers
 from mesh.instance.routes import Routes
 from mesh.placement import (
-    ClusterView,
     Decision,
     DecisionKind,
     DecisionRing,
     Exclusion,
-    Failure,
-    InstanceView,
     Placement,
     PlacementReason,
     PlacementRequest,
     Refusal,
-    Reservations,
     choose,
 )
 from mesh.protos import peer_pb2
@@ -41,8 +39,6 @@ MAX_RECENT_FAILURES = 3
 MAX_ROUNDS = 8
 #: A peer ends every load by itself well before this, seconds.
 LOAD_CALL_TIMEOUT_S = 1_800.0
-#: When a refusal for lack of room may be worth a retry, seconds.
-RETRY_AFTER_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +54,23 @@ class Found:
 
 @dataclass(slots=True)
 class _Attempt:
-    """What was learned while placing one model.
+    """One model being placed, and what was learned meanwhile.
 
     Attributes:
+        last_used_ms: epoch milliseconds of the use that asks for it.
+        urgent: a request waits.
+        balanced: the caller spreads its requests over the instances by itself.
         excluded: instances that are out of the question, and why.
         beside: instances whose copies do not stand in the way of another.
         last: why the last instance did not take it.
         locations: instances that were asked to load it.
     """
 
-    excluded: dict[str, Exclusion]
+    model_id: str
+    last_used_ms: int
+    urgent: bool = False
+    balanced: bool = False
+    excluded: dict[str, Exclusion] = field(default_factory=dict)
     beside: set[str] = field(default_factory=set)
     last: MeshError | None = None
     locations: int = 0
@@ -78,8 +81,8 @@ class Placer:
 
     Args:
         loader: None for a pure router.
-        self_view: this instance as a candidate, at this moment; None for a pure router.
-        default_model_units: assumed size of a model of which nothing is known.
+        ring: takes the decisions.
+        candidates: the instances that models can go to.
         failure_expiry_ms: how long failures count.
         random: breaks ties.
         now_ms: epoch milliseconds.
@@ -93,9 +96,8 @@ class Placer:
         peers: Peers,
         loader: Loader | None,
         ring: DecisionRing,
-        self_view: Callable[[], InstanceView | None],
+        candidates: Candidates,
         *,
-        default_model_units: int,
         failure_expiry_ms: int,
         random: Random,
         now_ms: Callable[[], int],
@@ -106,20 +108,11 @@ class Placer:
         self._peers = peers
         self._loader = loader
         self._ring = ring
-        self._self_view = self_view
-        self._default_model_units = default_model_units
+        self._candidates = candidates
         self._failure_expiry_ms = failure_expiry_ms
         self._random = random
         self._now_ms = now_ms
-        self._views: dict[str, InstanceView] = {}
-        self._reservations = Reservations()
         self._placing: dict[str, asyncio.Task[Found]] = {}
-
-    def start(self) -> None:
-        """Follows the instances' records; peers must be known first."""
-        self._registry.instances.subscribe(
-            lambda instance_id, *_: self._instance_changed(instance_id), replay=True
-        )
 
     async def ensure_copy(
         self,
@@ -147,10 +140,15 @@ class Placer:
         """
         placing = self._placing.get(model_id)
         if placing is None:
-            attempt = _Attempt(dict.fromkeys(tried, Exclusion.TRIED), set(unreachable))
-            placing = asyncio.get_running_loop().create_task(
-                self._place(model_id, attempt, last_used_ms=last_used_ms, urgent=urgent, balanced=balanced)
+            attempt = _Attempt(
+                model_id,
+                last_used_ms,
+                urgent,
+                balanced,
+                excluded=dict.fromkeys(tried, Exclusion.TRIED),
+                beside=set(unreachable),
             )
+            placing = asyncio.get_running_loop().create_task(self._place(attempt))
             self._placing[model_id] = placing
             placing.add_done_callback(lambda task: self._placed(model_id, task))
         return await asyncio.shield(placing)
@@ -161,16 +159,17 @@ class Placer:
         Raises:
             MeshError: no other instance can have it.
         """
-        attempt = _Attempt({self._instance_id: Exclusion.EXCLUDED}, {self._instance_id})
-        return await self._place(model_id, attempt, last_used_ms=last_used_ms, urgent=False, balanced=False)
+        here = self._instance_id
+        return await self._place(
+            _Attempt(model_id, last_used_ms, excluded={here: Exclusion.EXCLUDED}, beside={here})
+        )
 
     def _placed(self, model_id: str, task: asyncio.Task[Found]) -> None:
         del self._placing[model_id]
-        if (
-            not task.cancelled()
-            and (error := task.exception()) is not None
-            and not isinstance(error, MeshError)
-        ):
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None and not isinstance(error, MeshError):
             log.error("placing broke off", exc_info=error, extra={"model": model_id})
 
     async def close(self) -> None:
@@ -210,21 +209,23 @@ class Placer:
             raise model_not_found(model_id)
         return record
 
-    async def _place(
-        self, model_id: str, attempt: _Attempt, *, last_used_ms: int, urgent: bool, balanced: bool
-    ) -> Found:
+    async def _place(self, attempt: _Attempt) -> Found:
+        model_id = attempt.model_id
         for round_number in range(MAX_ROUNDS):
             record = await self.record(model_id, fresh=round_number > 0)
             self._check_failures(model_id, record)
             instance_id = self._existing(record, attempt)
             why = "a copy was expected here"
             if instance_id is None:
-                placement = self._choose(model_id, record, attempt, last_used_ms, balanced)
+                placement = self._choose(record, attempt)
                 if placement.chosen is None:
-                    raise attempt.last or self._nowhere(model_id, placement, record)
+                    raise attempt.last or _nowhere(model_id, placement, record)
                 instance_id, why = placement.chosen, placement.message
                 attempt.locations += 1
-            found = await self._load_at(instance_id, model_id, record, attempt, last_used_ms, urgent, why)
+            if instance_id == self._instance_id:
+                found = await self._load_here(record, attempt, why)
+            else:
+                found = await self._load_at(instance_id, attempt, why)
             if found is not None:
                 return found
             if attempt.locations >= MAX_LOCATIONS:
@@ -234,7 +235,7 @@ class Placer:
             Reason.NO_PLACE,
             f"model {model_id} kept moving between instances; try again",
             model_id,
-            retry_after_s=RETRY_AFTER_S,
+            RETRY_AFTER_S,
         )
 
     def _check_failures(self, model_id: str, record: ModelRecord) -> None:
@@ -243,11 +244,10 @@ class Placer:
             (failed, instance) for instance, failed in record.failures.items() if failed > recent_ms
         )
         if len(recent) >= MAX_RECENT_FAILURES:
-            message = record.failure_message(recent[-1][1]) or "the load failed"
-            raise _load_failed(model_id, message)
+            raise load_failed(model_id, record.failure_message(recent[-1][1]) or "the load failed")
 
     def _existing(self, record: ModelRecord, attempt: _Attempt) -> str | None:
-        """An instance that lists a copy and may serve it, this one first, else the one that began first."""
+        """An instance that lists a copy and may serve it: this one, else the one that began first."""
         copies = [
             (instance_id != self._instance_id, started, instance_id)
             for instance_id, started in record.copies.items()
@@ -255,38 +255,31 @@ class Placer:
         ]
         return min(copies)[2] if copies else None
 
-    def _choose(
-        self, model_id: str, record: ModelRecord, attempt: _Attempt, last_used_ms: int, balanced: bool
-    ) -> Placement:
+    def _choose(self, record: ModelRecord, attempt: _Attempt) -> Placement:
         now_ms = self._now_ms()
         excluded = dict(attempt.excluded)
         for instance_id in record.failures:
             excluded.setdefault(instance_id, Exclusion.FAILED)
         for instance_id in record.copies:
             excluded.setdefault(instance_id, Exclusion.HAS_COPY)
-        views = {
-            instance_id: view
-            for instance_id, view in self._views.items()
-            if self._peers.get(instance_id) is not None and not self._routes.is_suspect(instance_id)
-        }
-        if (own := self._self_view()) is not None:
-            views[self._instance_id] = own
-        request = PlacementRequest(
-            model_id, record.type, last_used_ms=last_used_ms, excluded=excluded, balanced=balanced
-        )
-        self._reservations.expire(now_ms)
         placement = choose(
-            ClusterView(views, self._instance_id, self._default_model_units),
-            request,
+            self._candidates.view(),
+            PlacementRequest(
+                attempt.model_id,
+                record.type,
+                last_used_ms=attempt.last_used_ms,
+                excluded=excluded,
+                balanced=attempt.balanced,
+            ),
             now_ms,
             self._random,
-            reservations=self._reservations,
+            reservations=self._candidates.reservations,
         )
         self._ring.add(
             Decision(
                 DecisionKind.PLACEMENT if placement.chosen else DecisionKind.REFUSAL,
                 now_ms,
-                model_id,
+                attempt.model_id,
                 placement.message,
                 chosen=placement.chosen or "",
                 candidates=placement.candidates,
@@ -294,182 +287,94 @@ class Placer:
         )
         return placement
 
-    async def _load_at(
-        self,
-        instance_id: str,
-        model_id: str,
-        record: ModelRecord,
-        attempt: _Attempt,
-        last_used_ms: int,
-        urgent: bool,
-        why: str,
-    ) -> Found | None:
-        """Tries one instance; what it learns goes into ``attempt``.
+    async def _load_here(self, record: ModelRecord, attempt: _Attempt, why: str) -> Found | None:
+        if self._loader is None:
+            outcome = NO_RUNTIME
+        else:
+            # No reservation: what this instance has taken on shows in its own view at once.
+            outcome = await asyncio.shield(
+                self._loader.load(
+                    model_info(attempt.model_id, record),
+                    last_used_ms=attempt.last_used_ms,
+                    urgent=attempt.urgent,
+                    why=why,
+                    beside=frozenset(attempt.beside),
+                )
+            )
+        if outcome.loaded:
+            return Found(None)
+        _learn(attempt, self._instance_id, outcome)
+        return None
 
-        Raises:
-            MeshError: no other instance would do better.
-        """
+    async def _load_at(self, instance_id: str, attempt: _Attempt, why: str) -> Found | None:
+        peer = self._peers.get(instance_id)
+        if peer is None:
+            attempt.excluded[instance_id] = Exclusion.TRIED
+            return None
+        model_id, candidates = attempt.model_id, self._candidates
+        candidates.reservations.add(model_id, instance_id, candidates.default_model_units, self._now_ms())
+        request = peer_pb2.LoadRequest(
+            model_id=model_id,
+            last_used_ms=attempt.last_used_ms,
+            urgent=attempt.urgent,
+            wait=True,
+            reason=why,
+            beside=attempt.beside,
+        )
         try:
-            if instance_id == self._instance_id and self._loader is not None:
-                # No reservation: what this instance has taken on shows in its own view at once.
-                peer = None
-                outcome = await asyncio.shield(
-                    self._loader.load(
-                        model_info(model_id, record),
-                        last_used_ms=last_used_ms,
-                        urgent=urgent,
-                        why=why,
-                        beside=frozenset(attempt.beside),
-                    )
-                )
-            else:
-                peer = self._peers.get(instance_id)
-                if peer is None:
-                    attempt.excluded[instance_id] = Exclusion.TRIED
-                    return None
-                request = peer_pb2.LoadRequest(
-                    model_id=model_id,
-                    last_used_ms=last_used_ms,
-                    urgent=urgent,
-                    wait=True,
-                    reason=why,
-                    beside=attempt.beside,
-                )
-                self._reservations.add(model_id, instance_id, self._default_model_units, self._now_ms())
-                outcome = outcome_from(await peer.load(request, LOAD_CALL_TIMEOUT_S))
+            outcome = outcome_from(await peer.load(request, LOAD_CALL_TIMEOUT_S))
         except MeshError as error:
+            candidates.reservations.release(model_id, instance_id)
             if error.reason is Reason.MODEL_NOT_FOUND:
                 raise
-            self._reservations.release(model_id, instance_id)
             attempt.excluded[instance_id] = Exclusion.TRIED
             attempt.beside.add(instance_id)
             attempt.last = error
-            if peer is not None:
-                self._routes.note_unreachable(peer)
+            self._routes.note_unreachable(peer)
             return None
         if outcome.loaded:
             # Counts until the instance's own record shows the copy.
-            self._reservations.accepted(model_id, instance_id, self._now_ms())
-        else:
-            self._reservations.release(model_id, instance_id)
-        if outcome.loaded:
-            if peer is not None:
-                self._routes.note_loaded(model_id, peer)
+            candidates.reservations.accepted(model_id, instance_id, self._now_ms())
+            self._routes.note_loaded(model_id, peer)
             return Found(peer)
-        if outcome.reason == Refusal.NOT_REGISTERED and outcome.retry_elsewhere:
-            # Another instance was first: look again where.
-            attempt.last = None
-            return None
-        attempt.excluded[instance_id] = Exclusion.FAILED if outcome.failed else Exclusion.TRIED
-        attempt.last = error_of(model_id, outcome)
-        if not outcome.retry_elsewhere:
-            raise attempt.last
+        candidates.reservations.release(model_id, instance_id)
+        _learn(attempt, instance_id, outcome)
         return None
 
-    def _nowhere(self, model_id: str, placement: Placement, record: ModelRecord) -> MeshError:
-        if placement.reason is PlacementReason.TOO_LARGE:
+
+def _learn(attempt: _Attempt, instance_id: str, outcome: LoadOutcome) -> None:
+    """Notes why an instance did not load the model.
+
+    Raises:
+        MeshError: no other instance would do better.
+    """
+    if outcome.reason == Refusal.NOT_REGISTERED and outcome.retry_elsewhere:
+        # Another instance was first: look again where.
+        attempt.last = None
+        return
+    attempt.excluded[instance_id] = Exclusion.FAILED if outcome.failed else Exclusion.TRIED
+    attempt.last = error_of(attempt.model_id, outcome)
+    if not outcome.retry_elsewhere:
+        raise attempt.last
+
+
+def _nowhere(model_id: str, placement: Placement, record: ModelRecord) -> MeshError:
+    match placement.reason:
+        case PlacementReason.TOO_LARGE:
             return MeshError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.TOO_LARGE, placement.message, model_id
             )
-        if placement.reason is PlacementReason.NO_INSTANCES:
-            return MeshError(
-                grpc.StatusCode.UNAVAILABLE,
-                Reason.NO_PLACE,
-                f"no instance can load models now: {placement.message}",
-                model_id,
-                retry_after_s=RETRY_AFTER_S,
-            )
-        if record.failures and placement.reason is PlacementReason.ALL_EXCLUDED:
+        case PlacementReason.ALL_EXCLUDED if record.failures:
             newest = max(record.failures, key=lambda instance_id: record.failures[instance_id])
-            return _load_failed(model_id, record.failure_message(newest) or "the load failed")
-        code = (
-            grpc.StatusCode.RESOURCE_EXHAUSTED
-            if placement.reason is PlacementReason.NO_ROOM
-            else grpc.StatusCode.UNAVAILABLE
-        )
-        message = f"Nowhere available to load: {placement.message}"
-        return MeshError(code, Reason.NO_PLACE, message, model_id, retry_after_s=RETRY_AFTER_S)
-
-    def _instance_changed(self, instance_id: str) -> None:
-        record = self._registry.instances.get(instance_id)
-        if record is None or not record.endpoint or record.capacity == 0:
-            self._views.pop(instance_id, None)
-            self._reservations.instance_gone(instance_id)
-            return
-        self._views[instance_id] = InstanceView(
-            instance_id,
-            capacity_units=record.capacity,
-            used_units=record.used,
-            oldest_used_ms=record.oldest_use,
-            models=record.count,
-            loader_threads=record.loading_threads,
-            loads_in_progress=record.loads_in_progress,
-            requests_per_minute=record.request_rate,
-            shutting_down=record.shutting_down,
-            version=record.version,
-            zone=record.zone,
-            labels=frozenset(record.labels),
-            start_time_ms=record.start_time,
-        )
-        self._reservations.record_renewed(instance_id, self._now_ms())
+            return load_failed(model_id, record.failure_message(newest) or "the load failed")
+        case PlacementReason.NO_ROOM:
+            code = grpc.StatusCode.RESOURCE_EXHAUSTED
+        case _:
+            code = grpc.StatusCode.UNAVAILABLE
+    message = f"Nowhere available to load: {placement.message}"
+    return MeshError(code, Reason.NO_PLACE, message, model_id, RETRY_AFTER_S)
 
 
 def model_info(model_id: str, record: ModelRecord) -> ModelInfo:
     """The model as its runtime gets it."""
     return ModelInfo(model_id, record.type, record.path, record.key)
-
-
-def outcome_from(reply: peer_pb2.LoadReply) -> LoadOutcome:
-    """A peer's answer as if the load had been here."""
-    loaded = reply.state in {peer_pb2.COPY_STATE_LOADED, peer_pb2.COPY_STATE_SIZING}
-    return LoadOutcome(
-        loaded=loaded,
-        reason=reply.reason,
-        code=status_from_number(reply.code),
-        message=reply.message,
-        retry_elsewhere=reply.retry_elsewhere,
-        failed=reply.state == peer_pb2.COPY_STATE_FAILED,
-    )
-
-
-def error_of(model_id: str, outcome: LoadOutcome) -> MeshError:
-    """The status of a request whose model could not be loaded."""
-    match outcome.reason:
-        case Failure.LARGER_THAN_CAPACITY:
-            return MeshError(grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.TOO_LARGE, outcome.message, model_id)
-        case Failure.TIMEOUT:
-            return MeshError(
-                grpc.StatusCode.DEADLINE_EXCEEDED, Reason.LOAD_TIMEOUT, outcome.message, model_id
-            )
-        case Failure.RUNTIME:
-            return _load_failed(model_id, outcome.message)
-        case Refusal.CHURN:
-            return MeshError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                Reason.CHURN,
-                outcome.message,
-                model_id,
-                retry_after_s=RETRY_AFTER_S,
-            )
-        case Refusal.NOT_REGISTERED:
-            return registry_unavailable(outcome.message, model_id)
-        case Refusal.SHUTTING_DOWN:
-            return MeshError(
-                grpc.StatusCode.UNAVAILABLE,
-                Reason.SHUTTING_DOWN,
-                outcome.message,
-                model_id,
-                retry_after_s=1.0,
-            )
-        case _:
-            return MeshError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                Reason.NO_PLACE,
-                outcome.message,
-                model_id,
-                retry_after_s=RETRY_AFTER_S,
-            )
-
-
-def _load_failed(model_id: str, message: str) -> MeshError:
-    return MeshError(grpc.StatusCode.INTERNAL, Reason.LOAD_FAILED, message, model_id)

@@ -67,6 +67,7 @@ class PullingRuntime(ModelRuntime):
         self._predict_timeout_s = predict_timeout_s
         self._turns = Turns()
         self._loaded: set[str] = set()
+        self._closing = False
         self._operations: set[asyncio.Task[Any]] = set()
 
     @property
@@ -137,6 +138,7 @@ class PullingRuntime(ModelRuntime):
 
     async def close(self) -> None:
         """Stops pulls and lets go of the server; models and their data stay."""
+        self._closing = True
         for operation in self._operations:
             operation.cancel()
         await asyncio.gather(*self._operations, return_exceptions=True)
@@ -183,6 +185,8 @@ class PullingRuntime(ModelRuntime):
         await self._delete(model_id)
 
     async def _undo(self, model_id: str, *, may_be_loaded: bool) -> None:
+        if self._closing:
+            return
         try:
             async with asyncio.timeout(self._unload_timeout_s):
                 # The server may still be reading the files, or finish the load later.

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from mesh.instance import logs
 from mesh.instance.instance import Instance
-from mesh.instance.settings import Settings, check_unsupported
+from mesh.instance.settings import Settings
+from mesh.instance.unsupported import check_unsupported
 from mesh.registry import open_store
 from mesh.runtimes import ModelRuntime, RuntimeEndpoints, SpiRuntime
 

@@ -4,7 +4,6 @@ Names and defaults are those of KServe ModelMesh, so that an instance starts whe
 field tells its variable, unit and meaning in its metadata; `describe` lists them for ``mesh serve --help``.
 """
 
-import difflib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -357,62 +356,6 @@ class Settings:
             return -1
         in_flight = self.max_queued_per_copy or max(16, 8 * max_concurrency)
         return max(0, in_flight - max_concurrency)
-
-
-#: Variables of KServe ModelMesh that mean something there and nothing here, with the reason.
-_WITHOUT_EFFECT = {
-    "MM_SEND_DEST_ID": "only of use with the pod-to-pod protocol of the Java process",
-    "MM_LOG_PROMETHEUS_REQS": "scrapes are not logged",
-    "MM_FAILFAST_UPGRADE_ENABLED": "not supported",
-    "MM_SCALEUP_RPM_THRESHOLD": "models are not scaled by load",
-    "MM_CONC_SCALEUP_BANDWIDTH_PCT": "models are not scaled by load",
-    "MM_AUTO_REGISTER_MODELS": "register models through the management API",
-    "MM_AUTO_REGISTER_MODEL_PATH": "register models through the management API",
-    "MM_TYPE_CONSTRAINTS": "type constraints are not supported",
-    "MM_TYPE_CONSTRAINTS_PATH": "type constraints are not supported",
-    "MM_PAYLOAD_PROCESSORS": "payload processors are not supported",
-    "MM_PAYLOAD_PROCESSORS_THREADS": "payload processors are not supported",
-    "MM_PAYLOAD_PROCESSORS_CAPACITY": "payload processors are not supported",
-    "MM_MULTI_PARALLELISM": "requests name one model",
-    "MM_DEFAULT_VMODEL_OWNER": "vmodels cannot be set here",
-    "MM_INFO_METRICS": "not supported",
-    "MM_LOG_EACH_INVOKE": "not supported",
-    "MM_LOG_REQUEST_HEADERS": "not supported",
-    "MM_PRESTOP_WAIT_PORT": "not supported",
-    "MM_INTRACLUSTER_CLIENTAUTH": "connections between instances are plaintext",
-}
-#: Variables that ask for what must not be dropped silently.
-_REFUSED = {
-    "MM_TLS_PRIVATE_KEY_PATH": "TLS is not supported; without it requests would travel unprotected",
-    "MM_SVC_GRPC_PRIVATE_KEY_PATH": "TLS is not supported; without it requests would travel unprotected",
-    "MM_TLS_KEY_CERT_PATH": "TLS is not supported; without it requests would travel unprotected",
-    "MM_TLS_CLIENT_AUTH": "TLS is not supported; clients could not be authenticated",
-}
-
-
-def check_unsupported(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Looks for variables that an instance does not act on.
-
-    Returns: a warning for each unsupported and each unknown ``MM_*`` name, the latter with the nearest known.
-
-    Raises:
-        SettingError: a variable asks for protection that is not there.
-    """
-    known = {name for spec in fields(Settings) for name in spec.metadata["names"]}
-    warnings = []
-    for name in sorted(environment):
-        if not name.startswith("MM_") or name in known:
-            continue
-        if name in _REFUSED and environment[name].upper() not in {"", "NONE"}:
-            raise SettingError(f"{name} is set, but {_REFUSED[name]}: unset it to go on")
-        if reason := _WITHOUT_EFFECT.get(name):
-            warnings.append(f"{name} has no effect: {reason}")
-        elif name not in _REFUSED:
-            near = difflib.get_close_matches(name, known, n=1)
-            warnings.append(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
-    if environment.get("MM_METRICS", "statsd").startswith("statsd"):
-        warnings.append("MM_METRICS: StatsD is not served; set prometheus:port=2112;scheme=http or disabled")
-    return warnings
 
 
 def describe() -> list[SettingDescription]:

@@ -1,0 +1,233 @@
+"""Puts the parts of an instance together. What they do is theirs; who knows whom is written here."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+import grpc
+
+from mesh.dataplane import DataPlane
+from mesh.instance.admin_service import AdminService
+from mesh.instance.asks import Asks
+from mesh.instance.candidates import Candidates
+from mesh.instance.catalog import Catalog
+from mesh.instance.census import Census
+from mesh.instance.chronicle import Chronicle
+from mesh.instance.control import ControlServer
+from mesh.instance.loader import Loader
+from mesh.instance.management import ManagementService
+from mesh.instance.metrics import InstanceCollector, Metrics
+from mesh.instance.peer_service import PeerService
+from mesh.instance.peers import Peers
+from mesh.instance.placer import Placer
+from mesh.instance.publisher import Publisher
+from mesh.instance.registration import Registration
+from mesh.instance.routes import LocalCopies, Routes
+from mesh.instance.self_view import SelfView
+from mesh.instance.settings import Settings
+from mesh.instance.usage import Rates
+from mesh.placement import (
+    CacheLimits,
+    DecisionRing,
+    LoadTimes,
+    LocalCache,
+    is_significant_change,
+    to_units,
+)
+from mesh.registry import Registry
+from mesh.runtimes import LOST_MODEL_RULES, ModelRuntime, RuntimeParameters
+
+#: What a pure router assumes, having no model server to tell: model size in bytes, load time in milliseconds.
+ROUTER_DEFAULT_MODEL_BYTES = 1 << 20
+ROUTER_LOADING_TIMEOUT_MS = 90_000
+
+
+def now_ms() -> int:
+    """Epoch milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """An instance's parts, made and not yet started."""
+
+    dataplane: DataPlane
+    peers: Peers
+    routes: Routes
+    registration: Registration
+    loader: Loader | None
+    self_view: SelfView
+    publisher: Publisher
+    candidates: Candidates
+    placer: Placer
+    catalog: Catalog
+    asks: Asks
+    control: ControlServer
+    collector: InstanceCollector
+
+
+def make_dataplane(settings: Settings) -> DataPlane:
+    """The data plane, with the limits and the method rules of the settings."""
+    dataplane = DataPlane(
+        shards=settings.shards,
+        max_message_bytes=settings.max_message_bytes,
+        max_metadata_bytes=settings.max_metadata_bytes,
+        max_connection_age_ms=settings.max_connection_age_s * 1_000,
+        max_connection_age_grace_ms=settings.max_connection_age_grace_s * 1_000,
+        per_model_metrics=settings.metrics.per_model,
+    )
+    config = settings.dataplane_config or settings.dataplane_config_file
+    if config is not None:
+        dataplane.set_rpcs(
+            {
+                method: (tuple(rpc.get("idExtractionPath") or ()), bool(rpc.get("vModelId", False)))
+                for method, rpc in config.get("rpcConfigs", {}).items()
+            },
+            allow_other=bool(config.get("allowOtherRpcs", False)),
+        )
+    return dataplane
+
+
+def assemble(
+    settings: Settings,
+    registry: Registry,
+    runtime: ModelRuntime | None,
+    parameters: RuntimeParameters | None,
+    peer_address: Callable[[], str],
+) -> Parts:
+    """Makes the parts.
+
+    Args:
+        runtime: the model server, started; None for a pure router.
+        parameters: what it told of itself.
+        peer_address: ``host:port`` where peers reach this instance, once it listens.
+    """
+    own_id = settings.instance_id
+    dataplane = make_dataplane(settings)
+    metrics = Metrics(
+        per_model=settings.metrics.per_model, full_method_names=settings.metrics.full_method_names
+    )
+    ring, rates, peers = DecisionRing(), Rates(), Peers(dataplane)
+    load_times = LoadTimes(parameters.loading_timeout_ms if parameters else ROUTER_LOADING_TIMEOUT_MS)
+    local = LocalCopies(max_queued=settings.max_queued)
+    routes = Routes(own_id, registry, dataplane, peers, local, load_times.assume_loaded_ms, now_ms)
+    registration = Registration(registry, own_id, routes.live, now_ms)
+    loader: Loader | None = None
+    if runtime is not None and parameters is not None:
+        local.endpoint = _connect_runtime(dataplane, runtime, parameters)
+        loader = Loader(
+            LocalCache(_limits(settings, parameters)),
+            runtime,
+            dataplane,
+            registration,
+            Chronicle(ring, metrics, now_ms),
+            metrics,
+            rates,
+            on_copy_changed=routes.refresh,
+            # The publisher is made after the loader, whose figures it tells.
+            on_change=lambda: publisher.changed(),  # noqa: PLW0108
+            on_load_time=load_times.add,
+            now_ms=now_ms,
+        )
+        local.is_serving, local.max_concurrency = loader.is_serving, loader.max_concurrency
+    self_view = SelfView(
+        settings,
+        loader,
+        parameters.max_loading_concurrency if parameters else 0,
+        rates,
+        now_ms(),
+        peer_address,
+    )
+    publisher = Publisher(registry, self_view.record, is_significant_change, now_ms)
+    candidates = Candidates(
+        own_id,
+        registry,
+        peers,
+        routes,
+        self_view.candidate,
+        default_model_units=to_units(
+            parameters.default_model_size_bytes if parameters else ROUTER_DEFAULT_MODEL_BYTES
+        ),
+        now_ms=now_ms,
+    )
+    placer = Placer(
+        own_id,
+        registry,
+        routes,
+        peers,
+        loader,
+        ring,
+        candidates,
+        failure_expiry_ms=settings.load_failure_expiry_ms,
+        random=Random(),  # noqa: S311 - spreads load
+        now_ms=now_ms,
+    )
+    peer_service = PeerService(own_id, placer, loader, dataplane, ring, rates)
+    catalog = Catalog(own_id, registry, placer, peers, peer_service, now_ms)
+    return Parts(
+        dataplane=dataplane,
+        peers=peers,
+        routes=routes,
+        registration=registration,
+        loader=loader,
+        self_view=self_view,
+        publisher=publisher,
+        candidates=candidates,
+        placer=placer,
+        catalog=catalog,
+        asks=Asks(
+            own_id,
+            registry,
+            dataplane,
+            routes,
+            peers,
+            placer,
+            loader,
+            local.endpoint,
+            runtime.serving_address if runtime is not None else "",
+            metrics,
+            now_ms,
+        ),
+        control=ControlServer(
+            ManagementService(catalog),
+            AdminService(own_id, registry, peers, peer_service),
+            peer_service,
+            version=settings.version,
+            max_message_bytes=settings.max_message_bytes,
+        ),
+        collector=InstanceCollector(metrics, dataplane, self_view.gauges, Census(registry).gauges),
+    )
+
+
+def _limits(settings: Settings, parameters: RuntimeParameters) -> CacheLimits:
+    return CacheLimits.from_runtime(
+        capacity_bytes=parameters.capacity_bytes,
+        default_model_size_bytes=parameters.default_model_size_bytes,
+        max_loading_concurrency=parameters.max_loading_concurrency,
+        loading_timeout_ms=parameters.loading_timeout_ms,
+        min_churn_age_ms=settings.min_churn_age_ms,
+        failure_expiry_ms=settings.load_failure_expiry_ms,
+    )
+
+
+def _connect_runtime(dataplane: DataPlane, runtime: ModelRuntime, parameters: RuntimeParameters) -> int:
+    """Makes the model server known to the data plane; returns its endpoint."""
+    dataplane.set_runtime_methods(
+        {method: tuple(path) for method, path in parameters.methods.items()},
+        allow_any=parameters.allow_any_method,
+    )
+    dataplane.set_status_rules(
+        [
+            *((_number(code), prefix, suffix, "lost") for code, prefix, suffix in LOST_MODEL_RULES),
+            (_number(grpc.StatusCode.UNAVAILABLE), "", "", "unavailable"),
+            # What a server of gRPC's own answers to its last requests when it is stopped.
+            (_number(grpc.StatusCode.CANCELLED), "", "", "unavailable"),
+            (_number(grpc.StatusCode.RESOURCE_EXHAUSTED), "", "", "exhausted"),
+        ]
+    )
+    return dataplane.add_endpoint(runtime.serving_address, "runtime", "runtime")
+
+
+def _number(code: grpc.StatusCode) -> int:
+    return int(code.value[0])

@@ -1,0 +1,93 @@
+"""Tells what happened to the copies here: in the ring of decisions, in metrics and in the log."""
+
+import logging
+from collections.abc import Callable
+
+from mesh.instance.metrics import Metrics
+from mesh.placement import (
+    UNIT_BYTES,
+    CopyView,
+    Decision,
+    DecisionKind,
+    DecisionRing,
+    Deregister,
+    ReportCapacityLost,
+    ReportEvicted,
+    ReportFailed,
+    ReportRefused,
+)
+
+log = logging.getLogger(__name__)
+
+_MIB = 1 << 20
+
+
+class Chronicle:
+    """What one instance did with its copies, and why.
+
+    Args:
+        ring: takes the decisions.
+        now_ms: epoch milliseconds.
+    """
+
+    def __init__(self, ring: DecisionRing, metrics: Metrics, now_ms: Callable[[], int]) -> None:
+        self._ring = ring
+        self._metrics = metrics
+        self._now_ms = now_ms
+        self._evicted_for: dict[str, list[str]] = {}
+
+    def loaded(self, model_id: str, units: int, copy: CopyView | None) -> None:
+        """A copy is there now; those evicted for it are named with it."""
+        self._metrics.observe("loaded_model_size_bytes", units * UNIT_BYTES, model_id)
+        evicted = tuple(self._evicted_for.pop(model_id, ()))
+        why = f": {copy.why}" if copy is not None and copy.why else ""
+        self._note(DecisionKind.LOAD, model_id, f"loaded, {_size(units)}{why}", evicted)
+        log.info("loaded", extra={"model": model_id, "bytes": units * UNIT_BYTES})
+
+    def failed(self, report: ReportFailed) -> None:
+        """A load failed just now, or an earlier failure was told again."""
+        self._evicted_for.pop(report.model_id, None)
+        if report.fresh:
+            self._note(DecisionKind.FAILURE, report.model_id, f"load failed: {report.message}")
+            log.error("load failed: %s", report.message, extra={"model": report.model_id})
+
+    def refused(self, report: ReportRefused) -> None:
+        """A load was refused."""
+        self._evicted_for.pop(report.model_id, None)
+        self._note(DecisionKind.REFUSAL, report.model_id, f"not loaded: {report.message}")
+
+    def evicted(self, report: ReportEvicted) -> None:
+        """A copy was evicted."""
+        self._metrics.observe("age_at_eviction_milliseconds", report.age_ms, report.model_id)
+        summary = (
+            f"evicted ({report.reason.value}), {_size(report.units)}, "
+            f"last used {report.age_ms / 1_000:.1f} s before"
+        )
+        if report.for_model:
+            self._evicted_for.setdefault(report.for_model, []).append(report.model_id)
+            summary += f", to make room for {report.for_model}"
+        self._note(
+            DecisionKind.EVICTION, report.model_id, summary, (report.for_model,) if report.for_model else ()
+        )
+        log.info(summary, extra={"model": report.model_id})
+
+    def left(self, order: Deregister) -> None:
+        """A copy is taken out of the registry."""
+        self._note(DecisionKind.UNLOAD, order.model_id, f"leaves: {order.why}")
+
+    def capacity_lost(self, report: ReportCapacityLost) -> None:
+        """An unload was given up."""
+        self._metrics.count("unloadmodel_failure")
+        message = (
+            f"gave up unloading after {report.attempts} attempts; {_size(report.units)} of memory "
+            f"are not counted on any more: {report.message}"
+        )
+        self._note(DecisionKind.FAILURE, report.model_id, message)
+        log.error(message, extra={"model": report.model_id})
+
+    def _note(self, kind: DecisionKind, model_id: str, summary: str, related: tuple[str, ...] = ()) -> None:
+        self._ring.add(Decision(kind, self._now_ms(), model_id, summary, related_models=related))
+
+
+def _size(units: int) -> str:
+    return f"{units * UNIT_BYTES / _MIB:.1f} MiB"
