@@ -45,6 +45,12 @@ def test_a_key_that_is_no_object_is_refused(key: str) -> None:
     assert raised.value.message.startswith("Invalid modelKey in LoadModelRequest. ModelKey value '")
 
 
+def test_credentials_of_a_malformed_key_are_not_shown() -> None:
+    with pytest.raises(RuntimeFailure) as raised:
+        read_request(ModelInfo("m", "onnx", "/m", '{"storage_params":{"secret_access_key":"hush"}'))
+    assert "hush" not in raised.value.message
+
+
 def test_a_schema_path_that_is_no_text_is_refused() -> None:
     with pytest.raises(
         RuntimeFailure, match=r"'schema_path' attribute must have a string value. Found value 3"

@@ -53,5 +53,7 @@ def disk_failure(error: OSError, doing: str) -> PullFailure:
         code = Code.RESOURCE_EXHAUSTED
     elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         code = Code.PERMISSION_DENIED
+    elif error.errno == errno.ENAMETOOLONG:
+        code = Code.INVALID_ARGUMENT
     where = f" ({os.fsdecode(error.filename)})" if error.filename else ""
     return PullFailure(code, f"could not {doing}: {error.strerror or error}{where}")

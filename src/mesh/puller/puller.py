@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -199,6 +200,7 @@ class Puller:
         await pull.turn.come()
         directory = self._directories.path(pull.model_id)
         request = await self._workshop.run(self._resolve, pull.path, pull.key)
+        began = time.monotonic()
         try:
             with _worded():
                 size = await self._bring(request, pull)
@@ -206,6 +208,14 @@ class Puller:
         except BaseException:
             await self._clear_up(pull)
             raise
+        _log.info(
+            "pulled %s from %s storage: %d bytes in %.1f s",
+            pull.model_id,
+            request.type,
+            size,
+            time.monotonic() - began,
+            extra={"model": pull.model_id},
+        )
         schema = str(directory / request.schema_name) if request.schema_path is not None else None
         return Pulled(str(directory / request.name), request.key_for_runtime(size, schema), size)
 

@@ -84,7 +84,10 @@ def read_key(key: str) -> dict[str, Any]:
 
 
 def _bad_key(key: str, why: str) -> RuntimeFailure:
+    # Without a puller the key may still hold credentials, in its parameters.
+    at = key.lower().find("storage_params")
+    shown = key[:200] if at < 0 else f"{key[: min(at, 200)]}..."
     return RuntimeFailure(
         grpc.StatusCode.INVALID_ARGUMENT,
-        f"Invalid modelKey in LoadModelRequest. ModelKey value '{key[:200]}' is not valid JSON: {why}",
+        f"Invalid modelKey in LoadModelRequest. ModelKey value '{shown}' is not valid JSON: {why}",
     )
