@@ -267,6 +267,39 @@ async def test_a_second_load_changes_nothing_unless_it_differs() -> None:
         assert list(answer.outputs[0].contents.fp32_contents) == [5]
 
 
+async def test_a_load_of_files_that_have_changed_brings_the_new_ones(tmp_path: Path) -> None:
+    runtime = Scale()
+    (tmp_path / "model").write_text("old")
+    async with serving(runtime) as served:
+        await served.spi.load(ModelInfo("m", path=str(tmp_path)))
+        await served.spi.load(ModelInfo("m", path=str(tmp_path)))
+        assert runtime.loads == 1
+        (tmp_path / "model").write_text("newer")
+        await served.spi.load(ModelInfo("m", path=str(tmp_path)))
+        assert runtime.loads == 2
+
+
+async def test_a_client_may_ping_an_idle_connection() -> None:
+    """As the data plane does; servers usually take more than two in five minutes for abuse."""
+
+    def frame(kind: int, payload: bytes) -> bytes:
+        return len(payload).to_bytes(3) + bytes([kind, 0]) + bytes(4) + payload
+
+    async with serving(Scale()) as served:
+        host, _, port = served.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, b""))
+        answered = 0
+        for number in range(20):
+            writer.write(frame(6, number.to_bytes(8)))
+            while answered <= number:
+                header = await asyncio.wait_for(reader.readexactly(9), 10)
+                payload = await reader.readexactly(int.from_bytes(header[:3]))
+                assert header[3] != 7, f"GOAWAY {payload!r}"
+                answered += header[3] == 6 and header[4] == 1
+        writer.close()
+
+
 async def test_asking_for_the_status_unloads_everything_as_the_spi_wants() -> None:
     runtime = Scale()
     async with serving(runtime) as served:

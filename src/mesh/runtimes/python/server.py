@@ -21,6 +21,9 @@ _OPTIONS = (
     # The mesh limits the size of messages; a second limit here would only differ from it.
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
+    # The mesh pings its connections, idle ones too; without these a server takes that for abuse and hangs up.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_ping_strikes", 0),
     # Two servers on one port would each get half of the requests.
     ("grpc.so_reuseport", 0),
 )

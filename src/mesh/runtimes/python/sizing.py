@@ -52,3 +52,8 @@ def model_files(path: str) -> list[Path]:
 def file_bytes(files: Sequence[Path]) -> int:
     """Sums the sizes of files."""
     return sum(file.stat().st_size for file in files)
+
+
+def versions(files: Sequence[Path]) -> frozenset[tuple[str, int, int]]:
+    """Tells a state of files from a later one, by name, size and time of change."""
+    return frozenset((str(file), (status := file.stat()).st_size, status.st_mtime_ns) for file in files)

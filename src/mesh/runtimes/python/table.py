@@ -15,7 +15,7 @@ import grpc
 from mesh.runtimes.interface import ModelInfo, RuntimeFailure
 from mesh.runtimes.python.memory import FreeMemory, Meter
 from mesh.runtimes.python.model import AnyRuntime, ModelMetadata
-from mesh.runtimes.python.sizing import SizeHistory, file_bytes, model_files
+from mesh.runtimes.python.sizing import SizeHistory, file_bytes, model_files, versions
 from mesh.runtimes.python.workers import run_in_ended_thread, run_in_own_thread
 
 _log = logging.getLogger(__name__)
@@ -34,6 +34,7 @@ class Entry:
     model: Any
     metadata: ModelMetadata
     size_bytes: int
+    versions: frozenset[tuple[str, int, int]]
     in_flight: int = 0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -46,6 +47,7 @@ class _Loaded:
     metadata: ModelMetadata
     size_bytes: int
     file_bytes: int
+    versions: frozenset[tuple[str, int, int]]
 
 
 @dataclass(slots=True, eq=False)
@@ -99,7 +101,7 @@ class ModelTable:
         return sorted(self._entries)
 
     async def load(self, info: ModelInfo) -> Entry:
-        """Loads a model; one that is loaded already from the same place is left as it is.
+        """Loads a model; one that is loaded already from the same, unchanged files is left as it is.
 
         Raises:
             RuntimeFailure: what the user's code raised, with a fitting code.
@@ -134,7 +136,9 @@ class ModelTable:
     async def _load(self, info: ModelInfo, given_up: asyncio.Event) -> Entry:
         known = self._entries.get(info.model_id)
         if known is not None and known.info == info:
-            return known
+            found = await run_in_own_thread("versions", lambda: versions(model_files(info.path)))
+            if found == known.versions:
+                return known
         await self._unload(info.model_id)
         async with self._slots:
             if given_up.is_set():
@@ -156,7 +160,7 @@ class ModelTable:
             size = max(size, self._history.predict(info.model_type, loaded.file_bytes) or 0)
         else:
             self._history.learn(info.model_type, loaded.file_bytes, size)
-        return Entry(info, loaded.model, loaded.metadata, size)
+        return Entry(info, loaded.model, loaded.metadata, size, loaded.versions)
 
     async def _unload(self, model_id: str) -> None:
         entry = self._entries.pop(model_id, None)
@@ -199,8 +203,9 @@ class ModelTable:
 def _load(runtime: AnyRuntime, info: ModelInfo, free: FreeMemory) -> _Loaded:
     files = model_files(info.path)
     if not runtime.measured:
+        before = versions(files)
         model = runtime.load(info)
-        return _Loaded(model, runtime.metadata(model), max(1, runtime.size(model)), file_bytes(files))
+        return _Loaded(model, runtime.metadata(model), max(1, runtime.size(model)), file_bytes(files), before)
     runtime.prepare(info)
     modules = len(sys.modules)
     loaded = _measure(runtime, info, files)
@@ -217,9 +222,10 @@ def _measure(runtime: AnyRuntime, info: ModelInfo, files: list[Path]) -> _Loaded
         model = runtime.load(info)
         return model, runtime.metadata(model)
 
+    before = versions(files)
     meter = Meter()
     model, metadata = run_in_ended_thread(load)
-    return _Loaded(model, metadata, meter.read(files), file_bytes(files))
+    return _Loaded(model, metadata, meter.read(files), file_bytes(files), before)
 
 
 def _unload(runtime: AnyRuntime, model: list[Any], free: FreeMemory) -> None:
