@@ -670,3 +670,66 @@ def test_however_many_loads_wait_for_busy_copies_none_waits_without_end() -> Non
     assert [one.reason for one in refused].count(Refusal.SPACE_TIMEOUT) == 2
     assert {one.reason for one in refused} == {Refusal.SPACE_TIMEOUT, Refusal.NO_ROOM}
     assert shell.cache.loads_in_progress == 0
+
+
+def test_a_load_that_waited_for_an_unload_that_is_given_up_is_refused() -> None:
+    shell = Shell()
+    shell.load("a", 20)
+    shell.send(RemoveRequested("a", RemovalReason.SCALE_DOWN))
+    shell.asked.clear()
+    for _ in range(89):
+        shell.send(UnloadFailed("a", "busy"))
+    shell.request("a", 20)
+    assert shell.state("a") == "queued"
+    shell.send(UnloadFailed("a", "busy"))
+    (refused,) = shell.take(ReportRefused)
+    assert refused.reason is Refusal.STUCK_UNLOAD
+
+
+def test_what_is_over_capacity_is_shed_as_copies_become_idle() -> None:
+    shell = Shell()
+    shell.load("idle", 10)
+    shell.load("busy", 20)
+    shell.in_flight["busy"] = 1
+    shell.now += 1
+    shell.request("liar", 40)
+    (start,) = shell.take(StartLoad)
+    shell.in_flight["liar"] = 1
+    shell.send(LoadFinished("liar", start.load_id, 85))
+    assert [evicted.model_id for evicted in shell.take(ReportEvicted)] == ["idle"]
+    shell.in_flight["busy"] = 0
+    shell.send(Tick(), after_ms=100)
+    assert [evicted.model_id for evicted in shell.take(ReportEvicted)] == ["busy"]
+    assert shell.cache.used_units == 85
+
+
+def test_a_size_learned_once_is_not_predicted_again_until_the_model_is_unregistered() -> None:
+    shell = Shell()
+    shell.load("a", 10, actual=25)
+    shell.send(RuntimeLost("a"))
+    shell.asked.clear()
+    shell.send(LoadRequested("a", urgent=True))
+    assert shell.seen(PredictSize) == []
+    shell.send(RemoveRequested("a", RemovalReason.UNREGISTERED))
+    shell.asked.clear()
+    shell.send(LoadRequested("a", urgent=True))
+    assert len(shell.seen(PredictSize)) == 1
+
+
+def test_requests_in_flight_on_a_copy_that_leaves_are_shown() -> None:
+    shell = Shell()
+    shell.load("a", 20)
+    shell.in_flight["a"] = 5
+    shell.send(RemoveRequested("a", RemovalReason.DRAIN))
+    shell.send(Used("a", shell.now, 3))
+    copy = shell.cache.copy("a")
+    assert copy is not None
+    assert (copy.in_flight, copy.why) == (3, "removed: drain")
+
+
+def test_the_average_size_stands_in_for_a_size_that_is_not_known_yet() -> None:
+    shell = Shell()
+    for number in range(10):
+        shell.load(f"m{number}", 2)
+    shell.send(LoadRequested("new", urgent=True))
+    assert shell.cache.pending_units == 2
