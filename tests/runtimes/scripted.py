@@ -56,11 +56,15 @@ class Scripted:
         finally:
             await server.stop(None)
 
-    async def start(self, address: str, **options: int) -> tuple[aio.Server, str]:
+    async def start(self, address: str, also: Any = None, **options: int) -> tuple[aio.Server, str]:
+        """Serves; ``also`` maps further services to their handlers."""
         settings = [(f"grpc.{name}", value) for name, value in options.items()]
         server = aio.server(options=[("grpc.so_reuseport", 0), *settings])
         handlers = {name: self._handler(name) for name in REQUESTS if name in self.answers}
-        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(self.service, handlers)])
+        services = {self.service: handlers, **(also or {})}
+        server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(name, methods) for name, methods in services.items()]
+        )
         port = server.add_insecure_port(address)
         await server.start()
         return server, address if address.startswith("unix:") else f"127.0.0.1:{port}"

@@ -84,12 +84,13 @@ class SpiRuntime(ModelRuntime):
         return self._endpoints.serving or self._connected.address
 
     async def start(self) -> RuntimeParameters:
-        """Polls the candidates until one is ready, at most `SpiTimings.start_limit_s`.
+        """Polls the candidates until one is ready, at most `SpiTimings.start_limit_s`. May be called again.
 
         Raises:
             RuntimeFailure: DEADLINE_EXCEEDED where none was ready in time; FAILED_PRECONDITION where one said
                 that it failed, serves something else, or told impossible values.
         """
+        await self.close()
         links = [_Link(address) for address in self._endpoints.management]
         polls = [asyncio.create_task(self._poll(link)) for link in links]
         try:
@@ -198,8 +199,9 @@ class SpiRuntime(ModelRuntime):
 
     async def close(self) -> None:
         """Disconnects; `watch` must have ended."""
-        if self._link is not None:
-            await self._link.close()
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
 
     async def _poll(self, link: "_Link") -> RuntimeParameters:
         """Asks for the runtime's status until it is ready or says that it never will be."""
