@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import Counter
+from functools import partial
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mesh.registry import TEXT, MemoryCluster, Mirror, OutcomeUnknown, Put, StoreUnavailable
 from mesh.registry.replica import Replica
-from tests.registry.test_mirror import PREFIX, Heard
+from tests.registry.test_mirror import PREFIX, Heard, append
 from tests.registry.worlds import eventually
 
 ids = st.sampled_from(["a", "b", "c", "d"])
@@ -37,7 +38,6 @@ async def follow(script: list[tuple[str, str | None]]) -> None:
     heard = Heard()
     mirror.subscribe(heard)
     mirror.start()
-    appended: Counter[str] = Counter()
     for number, (step, record_id) in enumerate(script):
         try:
             match step:
@@ -48,12 +48,10 @@ async def follow(script: list[tuple[str, str | None]]) -> None:
                 case "put both":
                     await rival.transact({}, [Put(f"{PREFIX}{record_id}", b"x "), Put(f"{PREFIX}z", b"x ")])
                 case "append":
-                    mark = f"{number} "
-                    after = await mirror.update(str(record_id), lambda now, mark=mark: (now or "") + mark)
+                    after = await mirror.update(str(record_id), partial(append, f"{number} "))
                     assert after is not None
                     assert Counter(after.split())[str(number)] == 1, "an update was applied twice"
                     assert mirror[str(record_id)] == after
-                    appended[str(number)] += 1
                 case "fetch":
                     now = await mirror.fetch(str(record_id))
                     assert now == text(cluster, f"{PREFIX}{record_id}")

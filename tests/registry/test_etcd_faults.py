@@ -321,3 +321,31 @@ async def test_a_foreign_key_that_is_no_text_is_listed_and_can_be_deleted(
     [entry] = (await store.list("/p/")).entries
     await store.delete(entry.key)
     assert not (await store.list("/p/")).entries
+
+
+async def test_closing_ends_what_is_under_way_with_a_reason(etcd: EtcdServer) -> None:
+    store = open_store(etcd.kv_store)
+    start = await store.put("/p/a", b"")
+    watching = Collector(store, "/p/", start)
+    await eventually(lambda: len(watching.events) == 1)
+    etcd.pause()
+    writing = asyncio.create_task(store.put("/p/b", b"", timeout=10))
+    beating = asyncio.create_task(store.keep_alive(7, timeout=10))
+    await asyncio.sleep(0.1)
+    await store.close()
+    results = await asyncio.gather(writing, beating, return_exceptions=True)
+    etcd.resume()
+    assert all(isinstance(result, StoreUnavailable) for result in results), results
+    async with asyncio.timeout(10):
+        await watching.task
+
+
+async def test_closing_ends_the_wait_for_a_member(etcd: EtcdServer) -> None:
+    etcd.stop()
+    store = open_store(etcd.kv_store)
+    reading = asyncio.create_task(store.get("/a", timeout=10))
+    await asyncio.sleep(0.1)
+    await store.close()
+    [result] = await asyncio.gather(reading, return_exceptions=True)
+    assert isinstance(result, StoreUnavailable)
+    assert "closed" in str(result)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from functools import partial
 
 import pytest
 
@@ -37,6 +38,10 @@ class Heard(list[tuple[str, str | None, str | None]]):
             del self.state[record_id]
         else:
             self.state[record_id] = after
+
+
+def append(more: str, record: str | None) -> str:
+    return (record or "") + more
 
 
 async def texts(store: Store, *, relist_every: float = 600.0) -> tuple[Mirror[str], Heard]:
@@ -197,8 +202,8 @@ async def test_what_is_no_record_is_reported_once_and_left_out(
 async def test_an_update_shows_at_once_and_never_goes_back(store: Store) -> None:
     mirror, heard = await texts(store)
     for number in range(50):
-        await mirror.update("a", lambda _, number=number: str(number))
-        assert mirror["a"] == str(number)
+        await mirror.update("a", partial(append, f"{number} "))
+        assert mirror["a"].split()[-1] == str(number)
     assert await mirror.update("a", lambda _: None) is None
     assert "a" not in mirror
     marker = await store.put("/p/z", b"end")
@@ -252,9 +257,7 @@ async def test_twenty_writers_lose_no_update(world: World) -> None:
 
     async def add(writer: int) -> None:
         for step in range(5):
-            await mirrors[writer % 4].update(
-                "a", lambda record, step=step: f"{record or ''}{writer}.{step} ", timeout=60
-            )
+            await mirrors[writer % 4].update("a", partial(append, f"{writer}.{step} "), timeout=60)
 
     await asyncio.gather(*(add(writer) for writer in range(20)))
     everything = sorted(f"{writer}.{step}" for writer in range(20) for step in range(5))

@@ -184,6 +184,11 @@ class Calls:
                 return await method(member)(
                     request, timeout=max(0.001, deadline - loop.time()), metadata=metadata
                 )
+            except asyncio.CancelledError:
+                # Closing the channel cancels its calls, which is no cancellation of the caller.
+                if self._members.closed and not _cancelled():
+                    raise self._members.closed_error() from None
+                raise
             except grpc.aio.AioRpcError as error:
                 meaning = meaning_of(error)
                 if meaning is Meaning.FINAL:
@@ -211,6 +216,11 @@ class Calls:
                         f" ({_brief(error)}): check that it is up"
                     ) from error
                 await asyncio.sleep(pause)
+
+
+def _cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _brief(error: grpc.aio.AioRpcError) -> str:

@@ -68,18 +68,32 @@ class Members:
             StoreUnavailable: none is connected by then; nothing was sent.
         """
         if self._closed:
-            raise StoreUnavailable(f"this client of etcd at {self.description} is closed: open another")
+            raise self.closed_error()
         if self._connecting is None:
             self._connecting = asyncio.create_task(self._connect(), name="etcd connect")
             self._connecting.add_done_callback(self._connected)
+        connecting = self._connecting
         try:
             async with asyncio.timeout_at(deadline):
-                return await asyncio.shield(self._connecting)
+                return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            if self.closed and connecting.cancelled():
+                raise self.closed_error() from None
+            raise
         except TimeoutError:
             raise StoreUnavailable(
                 f"no member of etcd at {self.description} answers ({await self._reason()}): check the endpoints,"
                 " the TLS settings and the network"
             ) from None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connections are closed for good."""
+        return self._closed
+
+    def closed_error(self) -> StoreUnavailable:
+        """Returns what to raise where the connections are closed for good."""
+        return StoreUnavailable(f"this client of etcd at {self.description} is closed: open another")
 
     def fail(self, member: Member) -> None:
         """Puts a member behind the others, after it has not answered as it should."""

@@ -20,6 +20,7 @@ ASK_SECONDS = 5.0
 SILENT_SECONDS = 30.0
 """...and given up after so long without any word."""
 _WHOLE_STREAM = -1
+_ASK = rpc.WatchRequest(progress_request=rpc.WatchProgressRequest())
 
 
 class WatchRefused(Exception):
@@ -88,17 +89,14 @@ async def watch_once(
     stream = member.watches.Watch(metadata=metadata)
     reading: asyncio.Future[Any] | None = None
     try:
-        await stream.write(
-            rpc.WatchRequest(
-                create_request=rpc.WatchCreateRequest(
-                    key=key,
-                    range_end=range_end,
-                    start_revision=position.start_revision,
-                    progress_notify=True,
-                    fragment=True,
-                )
-            )
+        create = rpc.WatchCreateRequest(
+            key=key,
+            range_end=range_end,
+            start_revision=position.start_revision,
+            progress_notify=True,
+            fragment=True,
         )
+        await _send(member, stream, rpc.WatchRequest(create_request=create))
         created = False
         silent = 0.0
         while True:
@@ -110,8 +108,10 @@ async def watch_once(
                 silent += ASK_SECONDS
                 if not created or silent >= SILENT_SECONDS:
                     raise StoreUnavailable(f"etcd at {member.endpoint} says nothing on a watch")
-                await stream.write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
+                await _send(member, stream, _ASK)
                 continue
+            if reading.cancelled():
+                raise StoreUnavailable(f"the connection to etcd at {member.endpoint} is closed")
             response = reading.result()
             reading = None
             silent = 0.0
@@ -122,7 +122,7 @@ async def watch_once(
                 _raise_cancelled(member, response)
             if response.created:
                 created = True
-                await stream.write(rpc.WatchRequest(progress_request=rpc.WatchProgressRequest()))
+                await _send(member, stream, _ASK)
                 continue
             events = position.take(response)
             if events is not None:
@@ -132,6 +132,13 @@ async def watch_once(
         if reading is not None:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+
+
+async def _send(member: Member, stream: Any, request: rpc.WatchRequest) -> None:
+    try:
+        await stream.write(request)
+    except asyncio.InvalidStateError as error:
+        raise StoreUnavailable(f"etcd at {member.endpoint} ended a watch: {error}") from error
 
 
 def _raise_cancelled(member: Member, response: rpc.WatchResponse) -> None:

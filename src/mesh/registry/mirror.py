@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing
 from typing import Any, Generic, TypeVar, overload
 
-from mesh.registry.backoff import pause_before
+from mesh.registry.backoff import around, pause_before
 from mesh.registry.codecs import Codec
 from mesh.registry.errors import Compacted, InvalidRecord, RegistryError
 from mesh.registry.replica import Replica
@@ -40,7 +40,7 @@ class Mirror(Mapping[str, R], Generic[R]):
         store: that holds the records; it may be shared.
         prefix: of their keys; an id is a key without it.
         codec: reads and writes the values.
-        relist_every: seconds between two listings that repair differences.
+        relist_every: seconds, more or less, between two listings that repair differences.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Mirror(Mapping[str, R], Generic[R]):
         self.store = store
         self.prefix = prefix
         self.codec = codec
-        self._relist_every = relist_every
+        self._relist_every = around(relist_every)
         self._replica: Replica[R] = Replica()
         self._subscribers: tuple[Subscriber[R], ...] = ()
         self._ready = asyncio.Event()
