@@ -231,6 +231,22 @@ async def test_purge_removes_only_what_is_the_pullers(
     ]
 
 
+async def test_purge_leaves_alone_what_it_may_not_look_into(
+    tmp_path: Path, make_puller: MakePuller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "lost+found").mkdir()
+    look = Path.is_file
+
+    def refuse(path: Path) -> bool:
+        if path.parent.name == "lost+found":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert await make_puller().purge() == []
+    assert names(tmp_path / "models") == ["lost+found"]
+
+
 async def test_purge_makes_a_missing_root(tmp_path: Path, make_puller: MakePuller) -> None:
     assert await make_puller(root=tmp_path / "new" / "root").purge() == []
     assert (tmp_path / "new" / "root").is_dir()

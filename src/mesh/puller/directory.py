@@ -76,14 +76,14 @@ class ModelDirectories:
             The names of the directories removed.
         """
         self._root.mkdir(parents=True, exist_ok=True)
-        own = [entry for entry in self._root.iterdir() if (entry / MARKER_NAME).is_file()]
+        own = [entry for entry in self._root.iterdir() if _is_own(entry)]
         for entry in own:
             self._remove(entry)
         remove(self._work)
         return sorted(entry.name for entry in own)
 
     def _check_own(self, directory: Path) -> None:
-        if not directory.is_symlink() and (not directory.exists() or (directory / MARKER_NAME).is_file()):
+        if not directory.is_symlink() and (not directory.exists() or _is_own(directory)):
             return
         raise PullFailure(
             Code.FAILED_PRECONDITION,
@@ -99,3 +99,10 @@ class ModelDirectories:
         except FileNotFoundError:
             return
         remove(trash)
+
+
+def _is_own(directory: Path) -> bool:
+    try:
+        return (directory / MARKER_NAME).is_file()
+    except OSError:
+        return False  # closed to this user, as the lost+found of a volume is
