@@ -220,7 +220,7 @@ async def test_what_many_models_are_told_to_take_is_what_the_process_grows_by(tm
         await runtime.load(sample_info(sample))
         before = anonymous()
         told = 0
-        for number in range(100):
+        for number in range(50):
             info = ModelInfo(f"{sample}-{number}", name, str(model_file(sample)))
             told += (await runtime.load(info)).size_bytes
         assert told == pytest.approx(anonymous() - before, rel=0.3, abs=4 * MIB)

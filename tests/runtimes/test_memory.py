@@ -17,14 +17,17 @@ KIB, MIB = 1 << 10, 1 << 20
 
 
 def measure(make: Any, *files: Path) -> int:
-    meter = Meter()
-    kept = run_in_ended_thread(make)
-    size = meter.read(files)
-    del kept
-    return size
+    """The middle of three: threads that earlier tests have left end when they like, and with them memory."""
+    sizes = []
+    for _ in range(3):
+        meter = Meter()
+        kept = run_in_ended_thread(make)
+        sizes.append(meter.read(files))
+        del kept
+    return sorted(sizes)[1]
 
 
-@pytest.mark.parametrize("size", [64 * KIB, MIB, 20 * MIB, 300 * MIB])
+@pytest.mark.parametrize("size", [64 * KIB, MIB, 20 * MIB, 150 * MIB])
 def test_an_array_is_measured(size: int) -> None:
     assert measure(lambda: np.ones(size, np.uint8)) == pytest.approx(size, rel=0.02, abs=24 * KIB)
 

@@ -18,7 +18,11 @@ class BuiltinRuntime(PythonRuntime[Servable]):
     version = "1"
 
     def __init__(self, threads_per_request: int = 1) -> None:
-        """Args: threads_per_request: that a library may use for one request; more only pay on idle cores."""
+        """Loads nothing yet.
+
+        Args:
+            threads_per_request: that a library may use for one request; more only pay on idle cores.
+        """
         self._threads = threads_per_request
         self._warm: set[str] = set()
         self._warming = threading.Lock()

@@ -34,9 +34,7 @@ _METHODS = (
 
 class _SklearnModel(Servable):
     def __init__(self, estimator: Any) -> None:
-        self._methods = [
-            name for name in (*_METHODS[:1], *_METHODS[1:]) if callable(getattr(estimator, name, None))
-        ]
+        self._methods = [name for name in _METHODS if callable(getattr(estimator, name, None))]
         if not self._methods:
             raise ValueError(
                 f"a {type(estimator).__name__} is no estimator: it has none of {', '.join(_METHODS)}"
