@@ -294,6 +294,16 @@ def test_a_copy_just_loaded_is_there_for_those_who_waited() -> None:
     assert [evicted.model_id for evicted in shell.seen(ReportEvicted)] == ["a"]
 
 
+def test_a_new_copy_that_has_served_may_go() -> None:
+    shell = Shell(limits(just_loaded_ms=5_000))
+    for model_id in ("a", "b", "c"):
+        shell.load(model_id, 30)
+    shell.request("d", 30)
+    assert shell.seen(CloseCopy) == []
+    shell.send(Used("b", shell.now, in_flight=0))
+    assert [close.model_id for close in shell.seen(CloseCopy)] == ["b"]
+
+
 def test_a_model_larger_than_the_capacity_is_refused_with_both_numbers() -> None:
     shell = Shell()
     shell.load("a", 50)

@@ -11,17 +11,25 @@ from mesh.dataplane import Ask, DataPlane
 from mesh.instance.errors import MeshError, Reason, status_from_number, vmodel_not_found
 from mesh.instance.loader import Loader
 from mesh.instance.metrics import Metrics
+from mesh.instance.outcomes import RETRY_AFTER_S, load_failed
 from mesh.instance.peers import Peers
 from mesh.instance.placer import Placer
 from mesh.instance.routes import Routes
+from mesh.placement import (
+    AwaitLoad,
+    FailRequest,
+    GiveHeldAnswer,
+    GiveUp,
+    PlaceLoad,
+    RequestView,
+    Trouble,
+    UseCopies,
+    next_step,
+)
 from mesh.registry import Registry
 
 log = logging.getLogger(__name__)
 
-#: Attempts for one request, hits and misses together; as KServe ModelMesh has it.
-MAX_ATTEMPTS = 8
-#: Times that a request moves on because a model server is exhausted; as KServe ModelMesh has it.
-MAX_EXHAUSTED = 2
 #: A request that waited longer for a load counts as a cache miss, milliseconds; as KServe ModelMesh has it.
 MISS_MS = 10
 #: A model server beside this process takes a connection within this, seconds.
@@ -113,12 +121,8 @@ class Asks:
                 pass
         if ask.from_peer:
             await self._decide_here(ask, model_id)
-        elif ask.reason in {"unavailable", "exhausted"}:
-            await self._decide_held(ask, model_id)
-        elif ask.attempt >= MAX_ATTEMPTS:
-            raise _unreachable(model_id, ask)
         else:
-            await self._bring(ask, model_id)
+            await self._decide_anywhere(ask, model_id)
 
     async def _active_model(self, vmodel_id: str) -> str:
         record = self._registry.vmodels.get(vmodel_id) or await self._registry.vmodels.fetch(vmodel_id)
@@ -129,12 +133,15 @@ class Asks:
 
     async def _decide_here(self, ask: Ask, model_id: str) -> None:
         """A peer sent the request to the copy here: serve it here or say that there is none."""
-        if ask.reason in {"unavailable", "exhausted"}:
-            # The peer knows the other copies.
-            self._dataplane.answer_held(ask.token)
+        if ask.reason in _TROUBLE:
+            # The peer knows the other copies, and another place if the server here is going away.
+            if ask.reason == "unavailable" and await self._server_is_gone():
+                self._dataplane.answer_not_here(ask.token)
+            else:
+                self._dataplane.answer_held(ask.token)
             return
         loading = None if self._loader is None else self._loader.waiting(model_id)
-        if loading is not None and ask.attempt < MAX_ATTEMPTS:
+        if loading is not None:
             outcome = await asyncio.shield(loading)
             if outcome.loaded:
                 self._dataplane.answer_route(ask.token, model_id)
@@ -144,23 +151,50 @@ class Asks:
             return
         self._dataplane.answer_not_here(ask.token)
 
-    async def _decide_held(self, ask: Ask, model_id: str) -> None:
-        """The copy's server is unavailable or exhausted: other copies may do better, more copies would not.
-
-        Unless the server itself is going away: then the model needs another place.
-        """
-        others = [endpoint for endpoint in self._dataplane.route(model_id) if endpoint not in ask.tried]
-        limit = MAX_EXHAUSTED if ask.reason == "exhausted" else MAX_ATTEMPTS
-        if others and ask.attempt < limit:
-            self._dataplane.answer_route(ask.token, model_id)
-        elif (
-            ask.reason == "unavailable"
-            and ask.endpoint == self._runtime_endpoint
-            and await self._server_is_gone()
-        ):
-            await self._bring(ask, model_id, server_gone=True)
+    async def _decide_anywhere(self, ask: Ask, model_id: str) -> None:
+        trouble = _TROUBLE.get(ask.reason, Trouble.NO_COPY)
+        if trouble is Trouble.UNAVAILABLE and ask.endpoint == self._runtime_endpoint:
+            # A server that stops answers its last requests so; then the model needs another place.
+            gone = await self._server_is_gone()
         else:
-            self._dataplane.answer_held(ask.token)
+            gone = ask.endpoint == self._runtime_endpoint and ask.reason in {"unreachable", "broken"}
+        tried = self._instances(ask.tried)
+        record = self._registry.models.get(model_id)
+        request = RequestView(
+            model_id,
+            Trouble.NO_COPY if gone else trouble,
+            attempts=ask.attempt,
+            exhausted=ask.attempt if trouble is Trouble.EXHAUSTED else 0,
+            tried=tried,
+        )
+        failures = (
+            [(time, record.failure_message(name)) for name, time in record.failures.items()] if record else []
+        )
+        match next_step(request, self._routes.usable(model_id), failures, self._now_ms()):
+            case UseCopies():
+                self._dataplane.answer_route(ask.token, model_id)
+            case AwaitLoad(instance_id) if instance_id != self._instance_id:
+                self._answer_endpoint(ask, model_id, instance_id)
+            case GiveHeldAnswer():
+                self._dataplane.answer_held(ask.token)
+            case FailRequest(reason=GiveUp.LOAD_FAILED, message=message):
+                raise load_failed(model_id, message)
+            case FailRequest(message=message):
+                raise _unserved(model_id, message, ask)
+            case AwaitLoad() | PlaceLoad():
+                await self._place(ask, model_id, tried, server_gone=gone)
+
+    def _instances(self, endpoints: list[int]) -> frozenset[str]:
+        found = {peer.instance_id for endpoint in endpoints if (peer := self._peers.at(endpoint)) is not None}
+        if self._runtime_endpoint in endpoints:
+            found.add(self._instance_id)
+        return frozenset(found)
+
+    def _answer_endpoint(self, ask: Ask, model_id: str, instance_id: str) -> None:
+        endpoint = self._routes.endpoint_of(instance_id)
+        if endpoint is None:
+            raise _unserved(model_id, f"Instance {instance_id} left while it loaded model {model_id}", ask)
+        self._dataplane.answer_endpoint(ask.token, endpoint, model_id)
 
     async def _server_is_gone(self) -> bool:
         """Whether the model server takes no connections: one that stops answers its last requests so."""
@@ -177,36 +211,31 @@ class Asks:
         writer.close()
         return False
 
-    async def _bring(self, ask: Ask, model_id: str, *, server_gone: bool = False) -> None:
-        others = [endpoint for endpoint in self._dataplane.route(model_id) if endpoint not in ask.tried]
-        if others:
-            self._dataplane.answer_route(ask.token, model_id)
-            return
-        tried = {peer.instance_id for endpoint in ask.tried if (peer := self._peers.at(endpoint)) is not None}
-        unreachable = {instance_id for instance_id in tried if self._routes.is_suspect(instance_id)}
-        if self._runtime_endpoint in ask.tried and (server_gone or ask.reason in {"unreachable", "broken"}):
-            tried.add(self._instance_id)
-            unreachable.add(self._instance_id)
+    async def _place(self, ask: Ask, model_id: str, tried: frozenset[str], *, server_gone: bool) -> None:
+        if not server_gone:
+            # That it lost the model does not keep this instance from loading it again.
+            tried -= {self._instance_id}
         began = time.monotonic()
         found = await self._placer.ensure_copy(
             model_id,
             last_used_ms=self._now_ms(),
             urgent=True,
             balanced=ask.balanced,
-            tried=frozenset(tried),
-            unreachable=frozenset(unreachable),
+            tried=tried,
         )
         elapsed_ms = (time.monotonic() - began) * 1_000
         if elapsed_ms > MISS_MS:
             self._metrics.observe("cache_miss_milliseconds", elapsed_ms, model_id)
-        endpoint = self._runtime_endpoint if found.peer is None else found.peer.endpoint
-        if endpoint is None:
-            raise _unreachable(model_id, ask)
-        self._dataplane.answer_endpoint(ask.token, endpoint, model_id)
+        self._answer_endpoint(
+            ask, model_id, self._instance_id if found.peer is None else found.peer.instance_id
+        )
 
 
-def _unreachable(model_id: str, ask: Ask) -> MeshError:
-    message = f"no copy of model {model_id} answered in {ask.attempt} attempts"
+#: What an ask says of the copy that was tried; all else is the want of one.
+_TROUBLE = {"unavailable": Trouble.UNAVAILABLE, "exhausted": Trouble.EXHAUSTED}
+
+
+def _unserved(model_id: str, message: str, ask: Ask) -> MeshError:
     if ask.message:
         message += f"; the last answer was {status_from_number(ask.code).name}: {ask.message}"
-    return MeshError(grpc.StatusCode.UNAVAILABLE, Reason.UNREACHABLE, message, model_id, retry_after_s=1.0)
+    return MeshError(grpc.StatusCode.UNAVAILABLE, Reason.UNREACHABLE, message, model_id, RETRY_AFTER_S)

@@ -130,7 +130,8 @@ def assemble(
             on_load_time=load_times.add,
             now_ms=now_ms,
         )
-        local.is_serving, local.max_concurrency = loader.is_serving, loader.max_concurrency
+        local.is_serving, local.is_loading = loader.is_serving, loader.is_loading
+        local.max_concurrency = loader.max_concurrency
     self_view = SelfView(
         settings,
         loader,

@@ -167,6 +167,10 @@ class Loader:
         """Whether the copy here may be in a route."""
         return model_id in self._serving
 
+    def is_loading(self, model_id: str) -> bool:
+        """Whether a copy is on its way here."""
+        return model_id in self._waiters
+
     def max_concurrency(self, model_id: str) -> int:
         """Requests that the copy takes at once; 0 for any number."""
         return self._serving.get(model_id, 0)

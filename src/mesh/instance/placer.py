@@ -122,7 +122,6 @@ class Placer:
         urgent: bool,
         balanced: bool = False,
         tried: frozenset[str] = frozenset(),
-        unreachable: frozenset[str] = frozenset(),
     ) -> Found:
         """Has a copy of the model somewhere, loading one where there is none that can be used.
 
@@ -132,8 +131,7 @@ class Placer:
             last_used_ms: epoch milliseconds of the use that asks.
             urgent: a request waits.
             balanced: the caller spreads its requests over the instances by itself.
-            tried: instances that turned out not to serve the model.
-            unreachable: those of them that did not answer: their copies do not stand in the way of another.
+            tried: instances that turned out not to serve the model; what they are listed with is no obstacle.
 
         Raises:
             MeshError: not registered, refused everywhere, or the load failed.
@@ -146,7 +144,7 @@ class Placer:
                 urgent,
                 balanced,
                 excluded=dict.fromkeys(tried, Exclusion.TRIED),
-                beside=set(unreachable),
+                beside=set(tried),
             )
             placing = asyncio.get_running_loop().create_task(self._place(attempt))
             self._placing[model_id] = placing

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from mesh.dataplane import DataPlane
 from mesh.instance.peers import Peer, Peers
+from mesh.placement import CopySeen, Usable, usable_copies
 from mesh.registry import InstanceRecord, ModelRecord, Registry
 
 log = logging.getLogger(__name__)
@@ -24,12 +25,14 @@ class LocalCopies:
     Attributes:
         endpoint: of the model server in the data plane; None for a pure router.
         is_serving: whether a model's copy is loaded here.
+        is_loading: whether a copy is on its way here.
         max_concurrency: requests that a copy takes at once; 0 for any number.
         max_queued: requests that may wait where so many are taken at once.
     """
 
     endpoint: int | None = None
     is_serving: Callable[[str], bool] = field(default=lambda _: False)
+    is_loading: Callable[[str], bool] = field(default=lambda _: False)
     max_concurrency: Callable[[str], int] = field(default=lambda _: 0)
     max_queued: Callable[[int], int] = field(default=lambda _: -1)
 
@@ -78,11 +81,6 @@ class Routes:
         """Whether an instance is there, this one included."""
         return instance_id == self._instance_id or self._peers.get(instance_id) is not None
 
-    def has_copies(self, model_id: str) -> bool:
-        """Whether the registry lists a copy on an instance that is there, or a peer said so."""
-        record = self._registry.models.get(model_id)
-        return (record is not None and any(map(self.live, record.copies))) or model_id in self._routed
-
     def note_loaded(self, model_id: str, peer: Peer) -> None:
         """A peer said that it has the model loaded; the registry may show it only later."""
         loop = asyncio.get_running_loop()
@@ -113,13 +111,18 @@ class Routes:
 
     def refresh(self, model_id: str) -> None:
         """Decides the model's route anew."""
-        record = self._registry.models.get(model_id)
-        endpoints = self._endpoints(model_id, record) if record is not None else []
-        serving = self._local.endpoint is not None and self._local.is_serving(model_id)
-        if serving and self._local.endpoint is not None:
-            endpoints.insert(0, self._local.endpoint)
+        usable = self.usable(model_id)
+        # Where nothing is loaded yet, requests may wait at the instance that began to load first.
+        instances = usable.loaded or usable.loading[:1]
+        if usable.ripens_ms is not None:
+            self._refresh_later(model_id, (usable.ripens_ms - self._now_ms()) / 1_000)
+        endpoints = [
+            endpoint
+            for instance_id in instances
+            if (endpoint := self._endpoint_in_route(model_id, instance_id)) is not None
+        ]
         if endpoints:
-            limit = self._local.max_concurrency(model_id) if serving else 0
+            limit = self._local.max_concurrency(model_id)
             self._dataplane.set_route(
                 model_id, endpoints, max_concurrency=limit, max_queued=self._local.max_queued(limit)
             )
@@ -128,34 +131,54 @@ class Routes:
             self._dataplane.remove_route(model_id)
             self._routed.discard(model_id)
 
-    def _endpoints(self, model_id: str, record: ModelRecord) -> list[int]:
-        now_ms, now_s = self._now_ms(), asyncio.get_running_loop().time()
-        assume_ms = self._assume_loaded_ms(record.type)
+    def _endpoint_in_route(self, model_id: str, instance_id: str) -> int | None:
+        # The model server itself lets nobody wait: a copy here is in the route once it is loaded.
+        if instance_id == self._instance_id and not self._local.is_serving(model_id):
+            return None
+        return self.endpoint_of(instance_id)
+
+    def usable(self, model_id: str) -> Usable:
+        """The copies to which requests may go, this instance's own among them."""
+        record = self._registry.models.get(model_id)
         words = self._words.get(model_id, {})
-        ripe: list[int] = []
-        unripe: list[tuple[int, int]] = []
-        leaving: list[int] = []
-        for instance_id, started_ms in record.copies.items():
-            peer = self._peers.get(instance_id)
-            if peer is None:
-                continue
-            if instance_id in self._suspects or self._is_leaving(instance_id):
-                leaving.append(peer.endpoint)
-            elif started_ms + assume_ms <= now_ms or words.get(instance_id, 0) > now_s:
-                ripe.append(peer.endpoint)
-            else:
-                unripe.append((started_ms, peer.endpoint))
-        for other, until_s in words.items():
-            peer = self._peers.get(other)
-            if peer is not None and until_s > now_s and other not in record.copies:
-                ripe.append(peer.endpoint)
-        if unripe:
-            first_ms = min(unripe)[0]
-            self._refresh_later(model_id, (first_ms + assume_ms - now_ms) / 1_000)
-        if ripe or leaving:
-            # A leaving instance serves its copies until another has them; one that does not answer may be back.
-            return ripe or leaving
-        return [min(unripe)[1]] if unripe else []
+        # A peer's word and the copy here count before the registry shows them.
+        started = dict.fromkeys(words, self._now_ms())
+        if record is not None:
+            started |= record.copies
+        if self._local.is_serving(model_id) or self._local.is_loading(model_id):
+            started.setdefault(self._instance_id, self._now_ms())
+        else:
+            started.pop(self._instance_id, None)
+        return usable_copies(
+            (
+                self._copy_seen(model_id, instance_id, started_ms, words)
+                for instance_id, started_ms in started.items()
+                if self.live(instance_id)
+            ),
+            self._assume_loaded_ms(record.type if record is not None else ""),
+            self._now_ms(),
+        )
+
+    def _copy_seen(
+        self, model_id: str, instance_id: str, started_ms: int, words: Mapping[str, float]
+    ) -> CopySeen:
+        if instance_id == self._instance_id:
+            # What is on its way here is known to be, however long it takes.
+            serving = self._local.is_serving(model_id)
+            return CopySeen(instance_id, started_ms if serving else self._now_ms(), confirmed=serving)
+        return CopySeen(
+            instance_id,
+            started_ms,
+            confirmed=words.get(instance_id, 0) > asyncio.get_running_loop().time(),
+            doubtful=instance_id in self._suspects or self._is_leaving(instance_id),
+        )
+
+    def endpoint_of(self, instance_id: str) -> int | None:
+        """An instance's number in the data plane; None where it is gone or has no model server."""
+        if instance_id == self._instance_id:
+            return self._local.endpoint
+        peer = self._peers.get(instance_id)
+        return None if peer is None else peer.endpoint
 
     def _is_leaving(self, instance_id: str) -> bool:
         record = self._registry.instances.get(instance_id)

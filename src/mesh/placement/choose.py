@@ -259,8 +259,8 @@ def _draw(
     idle = _without_busy(shortlist, request.last_used_ms or now_ms, now_ms, policy)
     if len(idle) == 1:
         return idle[0], f"the least busy among the best {len(shortlist)}"
-    first, second = random.sample(idle, 2)
-    return (second if second.backlog < first.backlog else first), f"drawn from the best {len(idle)}"
+    drawn = random.sample(idle, 2)
+    return min(drawn, key=lambda one: (one.backlog, one.models, -one.free)), f"drawn from the best {len(idle)}"
 
 
 #: How many times as busy as the least busy one an instance may be, by how long ago the model was last used, in

@@ -82,6 +82,16 @@ class Entry:
             self.touch(now_ms)
             self.safe_until_ms = max(self.safe_until_ms, now_ms + hold_ms)
 
+    def served(self, used_ms: int, now_ms: int) -> bool:
+        """Takes note that nothing is in flight; a new copy that was used has been found by those who waited for it.
+
+        Returns: whether it may be evicted from now on and might not have been before.
+        """
+        if self.safe_until_ms <= now_ms or not 0 < self.loaded_ms <= used_ms:
+            return False
+        self.safe_until_ms = now_ms
+        return True
+
 
 class LruOrder:
     """Entries by last use.
