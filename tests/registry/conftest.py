@@ -11,7 +11,7 @@ from tests.registry.worlds import EtcdWorld, MemoryWorld, World
 @pytest.fixture(params=["memory", "etcd"])
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     made: World = (
-        MemoryWorld() if request.param == "memory" else EtcdWorld(request.getfixturevalue("make_etcd")())
+        MemoryWorld() if request.param == "memory" else EtcdWorld(request.getfixturevalue("shared_etcd"))
     )
     yield made
     await made.close()

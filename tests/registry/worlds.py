@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -63,12 +64,20 @@ class MemoryWorld(World):
 
 
 class EtcdWorld(World):
+    """A root prefix of its own in an etcd that other tests use before and after."""
+
     def __init__(self, server: EtcdServer) -> None:
         super().__init__()
         self.server = server
+        self.root = f"world-{uuid.uuid4().hex[:8]}"
 
     def new_client(self) -> Store:
-        return open_store(self.server.kv_store)
+        return open_store(f"{self.server.kv_store};rootPrefix={self.root}")
+
+    async def close(self) -> None:
+        await super().close()
+        if not self.server.process.running:
+            self.server.start()
 
     def stop(self) -> None:
         self.server.kill()
@@ -81,8 +90,8 @@ class EtcdWorld(World):
 
     def apply(self, operation: Put | Delete) -> int:
         if isinstance(operation, Put):
-            return self.server.put(operation.key, operation.value.decode())
-        key = base64.b64encode(operation.key.encode()).decode()
+            return self.server.put(self.root + operation.key, operation.value.decode())
+        key = base64.b64encode((self.root + operation.key).encode()).decode()
         return int(self.server._call("kv/deleterange", key=key)["header"]["revision"])
 
 

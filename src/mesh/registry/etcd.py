@@ -38,7 +38,7 @@ from mesh.registry.store import (
 
 log = logging.getLogger(__name__)
 
-_MAX_REFUSALS = 3
+_MAX_REFUSALS = 2
 
 
 class EtcdStore(Store):
