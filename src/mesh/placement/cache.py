@@ -456,7 +456,7 @@ class LocalCache:
             entry.touch(event.last_used_ms)
             entry.note_in_flight(event.in_flight, self._books.now_ms, BUSY_HOLD_MS)
             if event.in_flight == 0 and entry.served(event.last_used_ms, self._books.now_ms):
-                self._books.room_changed = True
+                self._room.retry()
         elif (unload := self._departures.get(event.model_id)) is not None:
             unload.in_flight = event.in_flight
 
