@@ -3,7 +3,14 @@
 import os
 from collections.abc import Generator
 
+import hypothesis
 import pytest
+
+# A busy machine is no failure; pytest-timeout ends what hangs.
+hypothesis.settings.register_profile(
+    "mesh", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("mesh")
 
 pytest_plugins = ["tests.servers.fixtures", "tests.servers.leftovers"]
 
