@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import shutil
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -34,6 +35,10 @@ class World(ABC):
     def apply(self, operation: Put | Delete) -> int:
         """Changes a key while no client gets a chance to run, and returns the revision."""
 
+    @abstractmethod
+    def forget_everything(self) -> None:
+        """Sets the stopped store back to the beginning."""
+
     async def expire(self, lease: int) -> None:
         await self.client().revoke(lease)
 
@@ -62,6 +67,12 @@ class MemoryWorld(World):
     def apply(self, operation: Put | Delete) -> int:
         return self.cluster.transact({}, [operation]).revision
 
+    def forget_everything(self) -> None:
+        fresh = vars(MemoryCluster())
+        fresh["_watchers"] = self.cluster._watchers
+        vars(self.cluster).update(fresh)
+        self.cluster.stop()
+
 
 class EtcdWorld(World):
     """A root prefix of its own in an etcd that other tests use before and after."""
@@ -87,6 +98,9 @@ class EtcdWorld(World):
 
     def compact(self, revision: int) -> None:
         self.server.compact(revision)
+
+    def forget_everything(self) -> None:
+        shutil.rmtree(self.server.folder / "data")
 
     def apply(self, operation: Put | Delete) -> int:
         if isinstance(operation, Put):

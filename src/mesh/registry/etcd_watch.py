@@ -80,7 +80,7 @@ async def watch_once(
     """Watches a range over one stream until it breaks.
 
     Raises:
-        Compacted: the position is gone.
+        Compacted: the position is gone, or the store has gone back behind it.
         WatchRefused: the server does not want to.
         StoreUnavailable: the server fell silent or ended the stream.
         grpc.aio.AioRpcError: the stream broke.
@@ -122,6 +122,11 @@ async def watch_once(
                 _raise_cancelled(member, response)
             if response.created:
                 created = True
+                if response.header.revision < position.delivered:
+                    raise Compacted(
+                        f"etcd at {member.endpoint} is at revision {response.header.revision}, behind"
+                        f" {position.delivered}, which was seen: list again"
+                    )
                 await _send(member, stream, _ASK)
                 continue
             events = position.take(response)

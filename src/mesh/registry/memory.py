@@ -164,6 +164,8 @@ class MemoryCluster:
         Raises:
             Compacted: some of them are forgotten.
         """
+        if revision > self.revision + 1:
+            raise Compacted(f"the store is at revision {self.revision}, behind {revision}: list again")
         if revision < self._compacted:
             raise Compacted(
                 f"changes from revision {revision} on are compacted away, the oldest left is"

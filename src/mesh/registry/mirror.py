@@ -5,6 +5,7 @@ alone is never trusted. While the store is away it keeps what it has.
 """
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -56,7 +57,6 @@ class Mirror(Mapping[str, R], Generic[R]):
         self._trouble = "not started"
         self._failures = 0
         self._heard = -math.inf
-        self._listed = -math.inf
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -280,32 +280,24 @@ class Mirror(Mapping[str, R], Generic[R]):
         for record_id in replica.missing(listed, revision):
             self._tell(record_id, replica.remove(record_id, revision), None)
         replica.advance(revision)
-        self._heard = self._listed = time.monotonic()
+        self._heard = time.monotonic()
         self._ready.set()
 
     async def _follow(self) -> None:
-        """Takes in changes until the store goes back, or says that it cannot tell them all."""
+        """Takes in changes until the next listing is due, or the store cannot tell them all."""
         replica = self._replica
         start = len(self.prefix)
-        async with aclosing(self.store.watch(self.prefix, replica.position + 1)) as batches:
-            async for batch in batches:
-                for event in batch.events:
-                    self.learn(event.key[start:], event.entry, event.revision)
-                replica.advance(batch.revision)
-                self._heard = time.monotonic()
-                self._failures = 0
-                if self._heard - self._listed >= self._relist_every and not await self._repair():
-                    return
-
-    async def _repair(self) -> bool:
-        """Lists anew in the middle of a watch; tells whether the watch may go on."""
-        position = self._replica.position
-        try:
-            await self._list()
-        except RegistryError as error:
-            log.warning("the mirror of %s could not list again and goes on watching: %s", self.prefix, error)
-            self._listed = time.monotonic()
-        return self._replica.position >= position
+        with contextlib.suppress(TimeoutError):
+            async with (
+                asyncio.timeout(self._relist_every),
+                aclosing(self.store.watch(self.prefix, replica.position + 1)) as batches,
+            ):
+                async for batch in batches:
+                    for event in batch.events:
+                        self.learn(event.key[start:], event.entry, event.revision)
+                    replica.advance(batch.revision)
+                    self._heard = time.monotonic()
+                    self._failures = 0
 
 
 def _notify(subscriber: Subscriber[R], record_id: str, before: R | None, after: R | None) -> None:

@@ -225,7 +225,8 @@ class Store(ABC):
             revision: the first one wanted, usually that of a listing plus one.
 
         Raises:
-            Compacted: changes from the wanted revision on are no longer known.
+            Compacted: changes from the wanted revision on are no longer known, or the store has gone back
+                behind it, as after a restore from a backup.
             StoreDenied: this user may not watch the prefix.
         """
 
