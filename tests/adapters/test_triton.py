@@ -158,8 +158,10 @@ async def test_a_model_that_the_server_cannot_load_keeps_the_servers_reason(
         assert raised.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_start_unloads_and_clears_what_is_there(runtime: TritonRuntime, triton: TritonServer) -> None:
-    await runtime.load(ModelInfo("left", "onnx", str(ONNX.path), ""))
+async def test_start_unloads_and_clears_what_is_there(
+    runtime: TritonRuntime, triton: TritonServer, tmp_path: Path
+) -> None:
+    await runtime.load(ModelInfo("left", "", str(python_model(tmp_path / "left")), ""))
     after = TritonRuntime(adapter_settings(triton))
     parameters = await after.start()
     assert parameters.version == "2.51.0"
@@ -221,9 +223,9 @@ async def test_a_load_that_never_ends_is_given_up(triton: TritonServer, tmp_path
 
 
 async def test_a_restart_is_noticed_and_the_server_is_ready_again(
-    runtime: TritonRuntime, triton: TritonServer
+    runtime: TritonRuntime, triton: TritonServer, tmp_path: Path
 ) -> None:
-    model = ModelInfo("lost", "onnx", str(ONNX.path), "")
+    model = ModelInfo("lost", "", str(python_model(tmp_path / "lost")), "")
     await runtime.load(model)
     events = runtime.watch()
     lost = asyncio.ensure_future(anext(events))
@@ -235,5 +237,5 @@ async def test_a_restart_is_noticed_and_the_server_is_ready_again(
     assert isinstance(await asyncio.wait_for(returned, 60), RuntimeReturned)
     assert list(triton.models.iterdir()) == []
     await runtime.load(model)
-    await ONNX.check(runtime.serving_address, "lost")
+    assert await is_ready(triton, "lost")
     await runtime.unload("lost")

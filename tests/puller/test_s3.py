@@ -46,8 +46,12 @@ async def test_a_directory_of_many_pages_is_whole(
 ) -> None:
     many = {f"m/part-{number:04}": str(number).encode() for number in range(1205)}
     # Sorts before the wanted ones, and begins like them.
-    s3.put("models", {f"m-{number:03}/x": b"" for number in range(120)})
-    s3.put("models", many)
+    siblings = {f"m-{number:03}/x": b"" for number in range(120)}
+    s3.create_bucket("models")
+    for name, content in {**siblings, **many}.items():
+        file = s3.path("models", name)
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(content)
     give_config(tmp_path, s3)
     pulled = await make_puller().pull("m", "m", KEY)
     found = {f"m/{file.name}": file.read_bytes() for file in Path(pulled.path).iterdir()}
