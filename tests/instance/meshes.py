@@ -36,6 +36,9 @@ class Client:
         )
         return bytes(await self._call(body, metadata=pairs, timeout=timeout_s))
 
+    async def infer_vmodel(self, vmodel_id: str, body: bytes = b"x") -> bytes:
+        return bytes(await self._call(body, metadata=(("mm-vmodel-id", vmodel_id),), timeout=20))
+
     def open_stream(self, model_id: str) -> Any:
         return self._stream(metadata=(("mm-model-id", model_id),))
 

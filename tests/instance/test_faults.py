@@ -63,6 +63,21 @@ async def test_a_load_that_hangs_ends_in_time_and_is_cleaned_up(mesh: Mesh) -> N
     await eventually(lambda: mesh.runtimes[0].unloads["m"] == 1)
 
 
+async def test_a_model_server_that_dies_while_loading_costs_a_retry(mesh: Mesh) -> None:
+    clients = [await mesh.add() for _ in range(2)]
+    await mesh.settle()
+    await clients[0].register("m")
+    for runtime in mesh.runtimes:
+        runtime.load_delay_s = 0.5
+
+    async def kill_the_one_that_loads() -> None:
+        await eventually(lambda: any(runtime.loads["m"] for runtime in mesh.runtimes))
+        await next(runtime for runtime in mesh.runtimes if runtime.loads["m"]).stop()
+
+    reply, _ = await asyncio.gather(clients[0].infer("m"), kill_the_one_that_loads())
+    assert reply == b"m:x"
+
+
 async def test_a_caller_who_gives_up_does_not_end_the_load(mesh: Mesh) -> None:
     client = await mesh.add()
     mesh.runtimes[0].load_delay_s = 0.5

@@ -22,7 +22,7 @@ async def test_metrics_have_the_names_and_labels_that_dashboards_know(
     client = await mesh.add(metrics=MetricsSettings(port=unused_tcp_port, per_model=True))
     await client.register("m", load=True, sync=True)
     await client.infer("m")
-    await eventually(lambda: mesh.instances[0]._registry.election.leading)
+    await eventually(lambda: mesh.instances[0].registry.election.leading)
     status, text = await asyncio.to_thread(_get, unused_tcp_port, "/metrics")
     assert status == 200
     assert (

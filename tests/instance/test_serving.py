@@ -1,6 +1,7 @@
 """Requests find a copy, from any instance, also where there is none yet."""
 
 import asyncio
+from collections.abc import Awaitable
 from typing import Any
 
 import grpc
@@ -9,6 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from mesh.protos import inference_pb2, inference_pb2_grpc
+from mesh.registry import VModelRecord
 from tests.instance.meshes import Mesh, eventually
 from tests.instance.scripted_runtime import MIB, ScriptedRuntime
 
@@ -40,7 +42,7 @@ async def test_many_first_requests_share_one_load(mesh: Mesh) -> None:
     for runtime in mesh.runtimes:
         runtime.load_delay_s = 0.3
     await clients[0].register("m")
-    await eventually(lambda: all("m" in instance._registry.models for instance in mesh.instances))
+    await eventually(lambda: all("m" in instance.registry.models for instance in mesh.instances))
     replies = await asyncio.gather(*(clients[n % 3].infer("m", str(n).encode()) for n in range(1_000)))
     assert replies == [f"m:{n}".encode() for n in range(1_000)]
     assert mesh.loads("m") == 1
@@ -158,6 +160,28 @@ async def test_an_unknown_model_is_not_found(mesh: Mesh) -> None:
         await client.infer("nobody")
     assert error.value.code() is grpc.StatusCode.NOT_FOUND
     assert error.value.details() == "model not found"
+
+
+async def test_a_vmodel_of_the_registry_leads_to_its_active_model(mesh: Mesh) -> None:
+    clients = [await mesh.add() for _ in range(2)]
+    await mesh.settle()
+    for model in ("old", "new"):
+        await clients[0].register(model)
+    vmodels = mesh.instances[0].registry.vmodels
+    await vmodels.update("v", lambda _: VModelRecord(active="old", target="old"))
+    for client in clients:
+        assert await client.infer_vmodel("v") == b"old:x"
+    await vmodels.update("v", lambda _: VModelRecord(active="new", target="new"))
+    for client in clients:
+        await eventually(lambda client=client: _is(client.infer_vmodel("v"), b"new:x"))
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await clients[0].infer_vmodel("nobody")
+    assert error.value.code() is grpc.StatusCode.NOT_FOUND
+    assert error.value.details() == "vmodel not found"
+
+
+async def _is(call: Awaitable[bytes], wanted: bytes) -> bool:
+    return await call == wanted
 
 
 async def test_health_and_server_questions_are_answered(mesh: Mesh) -> None:

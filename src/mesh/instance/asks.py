@@ -8,7 +8,7 @@ from collections.abc import Callable
 import grpc
 
 from mesh.dataplane import Ask, DataPlane
-from mesh.instance.errors import MeshError, Reason, status_from_number, vmodel_not_found
+from mesh.instance.errors import MeshError, Reason, registry_unavailable, status_from_number, vmodel_not_found
 from mesh.instance.loader import Loader
 from mesh.instance.metrics import Metrics
 from mesh.instance.outcomes import RETRY_AFTER_S, load_failed
@@ -26,7 +26,7 @@ from mesh.placement import (
     UseCopies,
     next_step,
 )
-from mesh.registry import Registry
+from mesh.registry import Registry, RegistryError
 
 log = logging.getLogger(__name__)
 
@@ -125,10 +125,17 @@ class Asks:
             await self._decide_anywhere(ask, model_id)
 
     async def _active_model(self, vmodel_id: str) -> str:
-        record = self._registry.vmodels.get(vmodel_id) or await self._registry.vmodels.fetch(vmodel_id)
+        """The model that a vmodel stands for, where the data plane has no alias for it."""
+        record = self._registry.vmodels.get(vmodel_id)
+        if record is None:
+            try:
+                record = await self._registry.vmodels.fetch(vmodel_id)
+            except RegistryError as error:
+                raise registry_unavailable(
+                    f"vmodel {vmodel_id} is not known here and {error}", vmodel_id
+                ) from None
         if record is None:
             raise vmodel_not_found(vmodel_id)
-        self._dataplane.set_alias(vmodel_id, record.active)
         return record.active
 
     async def _decide_here(self, ask: Ask, model_id: str) -> None:

@@ -37,6 +37,7 @@ class Instance:
     Attributes:
         address: ``host:port`` for requests and the management API, once started.
         peer_address: ``host:port`` for other instances, once started.
+        registry: as this instance mirrors it.
     """
 
     def __init__(self, settings: Settings, store: Store, runtime: ModelRuntime | None) -> None:
@@ -44,9 +45,7 @@ class Instance:
         self.address = ""
         self.peer_address = ""
         self._runtime = runtime
-        self._registry = Registry(
-            store, Keys(settings.service_name, settings.kv_prefix), settings.instance_id
-        )
+        self.registry = Registry(store, Keys(settings.service_name, settings.kv_prefix), settings.instance_id)
         self._parts: Parts | None = None
         self._serving = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -81,7 +80,7 @@ class Instance:
             self._endpoints.append(Probes(settings.host, settings.probe_port, lambda: self._serving))
         parameters = await self._start_registry_and_runtime()
         parts = self._parts = assemble(
-            settings, self._registry, self._runtime, parameters, lambda: self.peer_address
+            settings, self.registry, self._runtime, parameters, lambda: self.peer_address
         )
         await parts.control.start(parts.dataplane)
         bound = parts.dataplane.listen(f"{settings.host}:{settings.peer_port}", peers=True)
@@ -104,7 +103,7 @@ class Instance:
         log.info("serving", extra={"address": self.address, "peer_address": self.peer_address})
 
     async def _start_registry_and_runtime(self) -> RuntimeParameters | None:
-        registry = asyncio.ensure_future(self._registry.start(REGISTRY_START_TIMEOUT_S))
+        registry = asyncio.ensure_future(self.registry.start(REGISTRY_START_TIMEOUT_S))
         if self._runtime is None:
             await registry
             return None
@@ -120,7 +119,7 @@ class Instance:
 
     async def _stand_for_election(self) -> None:
         try:
-            await self._registry.election.stand()
+            await self.registry.election.stand()
         except RegistryError as error:
             # The registry remembers the candidacy and writes it as soon as it can.
             log.warning("not a candidate for leadership yet: %s", error)
@@ -137,9 +136,9 @@ class Instance:
             if record is None and loader.cache.copy(model_id) is not None:
                 loader.remove(model_id, RemovalReason.UNREGISTERED)
 
-        self._registry.models.subscribe(unload_unregistered)
+        self.registry.models.subscribe(unload_unregistered)
         # An earlier process of this id may have left copies in the records; the model server starts empty.
-        for model_id, record in self._registry.models.items():
+        for model_id, record in self.registry.models.items():
             if self.settings.instance_id in record.copies:
                 parts.registration.remove_copy(model_id)
 
@@ -183,7 +182,7 @@ class Instance:
         await parts.control.set_ready(False)
         await parts.registration.settle(1.0)
         try:
-            await self._registry.withdraw()
+            await self.registry.withdraw()
         except RegistryError as error:
             log.warning("the record of this instance is left to the end of its session: %s", error)
         if self._others_can_load():
@@ -193,7 +192,7 @@ class Instance:
     def _others_can_load(self) -> bool:
         return any(
             record.capacity and not record.shutting_down
-            for instance_id, record in self._registry.instances.items()
+            for instance_id, record in self.registry.instances.items()
             if instance_id != self.settings.instance_id
         )
 
@@ -211,7 +210,7 @@ class Instance:
             await _close_parts(self._parts)
         for endpoint in self._endpoints:
             endpoint.close()
-        await self._registry.close()
+        await self.registry.close()
 
 
 async def _close_parts(parts: Parts) -> None:

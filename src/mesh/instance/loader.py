@@ -67,6 +67,8 @@ log = logging.getLogger(__name__)
 
 #: How often the data plane is asked what was used, seconds; it is also asked before each load.
 USAGE_INTERVAL_S = 0.5
+#: A load does not wait longer than this for its size to be predicted, seconds; listing remote storage is part of it.
+PREDICT_TIMEOUT_S = 3.0
 
 
 class Loader:
@@ -322,8 +324,9 @@ class Loader:
 
     async def _predict_size(self, order: PredictSize) -> None:
         try:
-            size = await self._runtime.predict_size(self._models[order.model_id])
-        except RuntimeFailure as failure:
+            async with asyncio.timeout(PREDICT_TIMEOUT_S):
+                size = await self._runtime.predict_size(self._models[order.model_id])
+        except (RuntimeFailure, TimeoutError) as failure:
             log.warning("size not predicted: %s", failure, extra={"model": order.model_id})
             size = None
         self.handle(SizePredicted(order.model_id, order.load_id, None if size is None else to_units(size)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from mesh.dataplane import DataPlane
 from mesh.instance.peers import Peer, Peers
 from mesh.placement import CopySeen, Usable, usable_copies
-from mesh.registry import InstanceRecord, ModelRecord, Registry
+from mesh.registry import InstanceRecord, ModelRecord, Registry, VModelRecord
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class Routes:
         """Makes routes for what is there, and follows every change."""
         self._registry.instances.subscribe(self._instance_changed, replay=True)
         self._registry.models.subscribe(self._model_changed, replay=True)
+        self._registry.vmodels.subscribe(self._vmodel_changed, replay=True)
 
     def live(self, instance_id: str) -> bool:
         """Whether an instance is there, this one included."""
@@ -230,6 +231,12 @@ class Routes:
         for instance_id in after - before:
             self._models_at.setdefault(instance_id, set()).add(model_id)
         self.refresh(model_id)
+
+    def _vmodel_changed(self, vmodel_id: str, _: VModelRecord | None, record: VModelRecord | None) -> None:
+        if record is None:
+            self._dataplane.remove_alias(vmodel_id)
+        else:
+            self._dataplane.set_alias(vmodel_id, record.active)
 
     def _instance_changed(
         self, instance_id: str, old: InstanceRecord | None, new: InstanceRecord | None
