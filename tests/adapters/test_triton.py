@@ -156,6 +156,8 @@ async def test_a_model_that_the_server_cannot_load_keeps_the_servers_reason(
         with pytest.raises(RuntimeFailure) as raised:
             await runtime.load(ModelInfo(model_id, kind, str(tmp_path / "broken.onnx"), ""))
         assert raised.value.code is grpc.StatusCode.INVALID_ARGUMENT
+        # As the mesh does after each load that failed.
+        await runtime.unload(model_id)
 
 
 async def test_start_unloads_and_clears_what_is_there(

@@ -119,7 +119,10 @@ class RepositoryRuntime(ModelRuntime):
         Raises:
             RuntimeFailure: with the code of the server, or DEADLINE_EXCEEDED; the model's directory stays.
         """
-        directory = self._repository / self.directory_name(model_id)
+        try:
+            directory = self._repository / self.directory_name(model_id)
+        except RuntimeFailure:
+            return  # its load was refused for the same reason
         try:
             async with asyncio.timeout(self._deadline_s):
                 await self._unload_from_server(model_id)
