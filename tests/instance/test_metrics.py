@@ -37,6 +37,7 @@ async def test_metrics_have_the_names_and_labels_that_dashboards_know(
     assert "modelmesh_instance_models_total 1.0" in text
     assert "modelmesh_models_managed_total 1.0" in text
     assert "modelmesh_loadmodel_failure 0.0" in text
+    assert (await asyncio.to_thread(_get, unused_tcp_port, "/other"))[0] == 404
     assert 'le="0.5"' in text
     assert 'le="300000.0"' in text
 

@@ -8,13 +8,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from mesh.dataplane import DataPlane, HistogramSample
-from mesh.instance.http import HttpEndpoint, WsgiApp
+from mesh.instance.http import Environ, HttpEndpoint, WsgiApp
 
 PREFIX = "modelmesh_"
 
@@ -274,12 +275,19 @@ def _gauges(values: Mapping[str, tuple[str, float]]) -> Iterator[Metric]:
 
 
 def serve_metrics(collector: InstanceCollector, host: str, port: int) -> HttpEndpoint:
-    """Serves ``/metrics`` (and ``/``) for Prometheus.
+    """Serves ``/metrics`` and ``/`` for Prometheus.
 
     Raises:
         OSError: the port cannot be bound.
     """
     registry = CollectorRegistry()
     registry.register(collector)
-    app: WsgiApp = make_wsgi_app(registry)
-    return HttpEndpoint(app, host, port)
+    metrics: WsgiApp = make_wsgi_app(registry)
+
+    def serve(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["PATH_INFO"] in {"/", "/metrics"}:
+            return metrics(environ, start_response)
+        start_response("404 Not Found", [("Content-Type", "text/plain")])
+        return [b"known paths: /metrics, /\n"]
+
+    return HttpEndpoint(serve, host, port)

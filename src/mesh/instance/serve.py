@@ -7,6 +7,8 @@ import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import uvloop
+
 from mesh.instance import logs
 from mesh.instance.instance import Instance
 from mesh.instance.settings import Settings
@@ -18,6 +20,15 @@ log = logging.getLogger(__name__)
 
 #: Where Kubernetes looks for why a container ended.
 DEFAULT_TERMINATION_LOG = "/dev/termination-log"
+
+
+def run(settings: Settings) -> None:
+    """Runs `serve` on an event loop of its own.
+
+    Raises:
+        Exception: as `serve`.
+    """
+    uvloop.run(serve(settings))
 
 
 async def serve(settings: Settings) -> None:
