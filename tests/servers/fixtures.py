@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
@@ -37,8 +38,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
     used = {name for item in session.items for name in getattr(item, "fixturenames", ())}
-    for name in PROGRAMS.keys() & used:
-        _install(name, terminal.write_line if terminal else print)
+
+    def announce(message: str) -> None:
+        # In one piece, for others announce at the same time.
+        (terminal.write if terminal else print)(f"{message}\n")
+
+    # Some of it is downloading and some is compiling.
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: _install(name, announce), PROGRAMS.keys() & used))
 
 
 def _install(name: str, announce: Callable[[str], None]) -> None:
