@@ -5,12 +5,12 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use h2::SendStream;
 use h2::server::SendResponse;
-use h2::{Reason, SendStream};
 use http::{HeaderMap, Response};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::grpc::Status;
+use crate::grpc::{Code, Status};
 
 /// Why a stream ends before its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,14 +106,19 @@ impl Client {
         }
     }
 
-    /// Ends the stream without an answer.
-    pub fn reset(&mut self, reason: Reason) {
-        match &mut self.responding {
-            Responding::Waiting(respond) => respond.send_reset(reason),
-            Responding::Streaming(send) => send.send_reset(reason),
-            Responding::Done => {}
+    /// Ends a stream that has no answer. Returns the status that it counts as.
+    pub fn end(&mut self, ended: Ended) -> Code {
+        match ended {
+            Ended::Expired => {
+                self.status(&Status::expired());
+                Code::DEADLINE_EXCEEDED
+            }
+            Ended::Gone => {
+                // Dropping what is left of it resets the stream.
+                self.responding = Responding::Done;
+                Code::CANCELLED
+            }
         }
-        self.responding = Responding::Done;
     }
 }
 

@@ -50,7 +50,9 @@ pub async fn serve_connection(plane: Arc<Plane>, shard: usize, side: Side, io: I
         loop {
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    tokio::spawn(serve(Arc::clone(&plane), shard, side == Side::Peers, request, respond));
+                    if let Some(serving) = serve(&plane, shard, side == Side::Peers, request, respond) {
+                        tokio::spawn(serving);
+                    }
                 }
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
                 Poll::Pending => {

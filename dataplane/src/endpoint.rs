@@ -110,6 +110,12 @@ impl Endpoint {
         }
     }
 
+    /// A stream's place on one of the shard's connections, if there is one free.
+    pub fn try_acquire(self: &Arc<Self>, shard: usize) -> Option<Upstream> {
+        let connection = lock(&self.pools[shard].state).pick()?;
+        Some(Upstream::new(self, shard, connection))
+    }
+
     /// A stream's place on one of the shard's connections, made or waited for if need be.
     pub async fn acquire(self: &Arc<Self>, shard: usize) -> Result<Upstream, Unreachable> {
         let pool = &self.pools[shard];

@@ -83,36 +83,60 @@ pub struct Rules<'a> {
     pub max_message_bytes: usize,
 }
 
-/// Runs an attempt on a stream that `sender` opens.
+/// Runs an attempt on the stream that `head` gives the connection and the request for.
+///
+/// What it takes is small, and the request never lives across an await: a request's task is copied when it is spawned.
 pub async fn exchange(
-    mut sender: SendRequest<Bytes>,
-    request: Request<()>,
-    injector: Option<Injector>,
+    mut head: impl FnMut() -> (SendRequest<Bytes>, Request<()>),
+    mut injector: Option<Box<Injector>>,
     rules: Rules<'_>,
     body: &mut RequestBody<'_>,
     client: &mut Client,
 ) -> Outcome {
-    let mut upload = Upload { send: None, pending: Bytes::new(), last: false, injector };
-    let mut request = Some(request);
-    let mut download = None;
-    poll_fn(|cx| {
-        if let Some(request) = request.take() {
-            match upload.start(cx, &mut sender, request, body) {
-                Ok(response) => download = Some(Download::new(response)),
-                Err(outcome) => return Poll::Ready(outcome),
-            }
-        }
-        if let Poll::Ready(outcome) = upload.poll(cx, body) {
+    let opened = poll_fn(|cx| {
+        let (sender, request) = head();
+        Poll::Ready(Exchange::open(cx, sender, request, injector.take(), body))
+    });
+    match opened.await {
+        Ok(mut exchange) => poll_fn(|cx| exchange.poll(cx, &rules, body, client)).await,
+        Err(outcome) => outcome,
+    }
+}
+
+/// An attempt under way.
+struct Exchange {
+    upload: Upload,
+    download: Download,
+}
+
+impl Exchange {
+    fn open(
+        cx: &mut Context<'_>,
+        mut sender: SendRequest<Bytes>,
+        request: Request<()>,
+        injector: Option<Box<Injector>>,
+        body: &mut RequestBody<'_>,
+    ) -> Result<Exchange, Outcome> {
+        let mut upload = Upload { send: None, pending: Bytes::new(), last: false, injector };
+        let response = upload.start(cx, &mut sender, request, body)?;
+        Ok(Exchange { upload, download: Download::new(response) })
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        rules: &Rules<'_>,
+        body: &mut RequestBody<'_>,
+        client: &mut Client,
+    ) -> Poll<Outcome> {
+        if let Poll::Ready(outcome) = self.upload.poll(cx, body) {
             return Poll::Ready(outcome);
         }
-        if let Some(download) = &mut download {
-            if let Poll::Ready(outcome) = download.poll(cx, &rules, body, client) {
-                return Poll::Ready(outcome);
-            }
+        if let Poll::Ready(outcome) = self.download.poll(cx, rules, body, client) {
+            return Poll::Ready(outcome);
         }
         client.poll_ended(cx).map(Outcome::Ended)
-    })
-    .await
+    }
 }
 
 /// The request on its way.
@@ -122,7 +146,7 @@ struct Upload {
     pending: Bytes,
     /// `pending` is the end.
     last: bool,
-    injector: Option<Injector>,
+    injector: Option<Box<Injector>>,
 }
 
 impl Upload {

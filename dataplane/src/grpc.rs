@@ -99,6 +99,10 @@ impl Status {
         Status { code, message: message.into(), details: Bytes::new(), control: None }
     }
 
+    pub fn expired() -> Status {
+        Status::new(Code::DEADLINE_EXCEEDED, "Deadline exceeded")
+    }
+
     /// Writes the status as trailers.
     pub fn write(&self, headers: &mut HeaderMap) {
         headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(self.code.number())));

@@ -29,11 +29,11 @@ pub struct Injector {
 }
 
 impl Injector {
-    pub fn new(path: Vec<u32>, id: Box<str>, encoding: String, limit: usize) -> Injector {
+    pub fn new(path: &[u32], id: &str, encoding: &str, limit: usize) -> Injector {
         Injector {
-            path,
-            id,
-            encoding,
+            path: path.to_vec(),
+            id: id.into(),
+            encoding: encoding.to_owned(),
             limit,
             held: BytesMut::new(),
             passing: 0,
@@ -188,7 +188,7 @@ mod tests {
     }
 
     fn run(input: &[u8], cut: usize, id: &str) -> Vec<u8> {
-        let mut injector = Injector::new(vec![1], id.into(), "gzip".to_owned(), 1 << 20);
+        let mut injector = Injector::new(&[1], id, "gzip", 1 << 20);
         let mut output = Vec::new();
         for chunk in input.chunks(cut) {
             injector.push(Bytes::copy_from_slice(chunk)).unwrap();
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_large_message_is_not_held_once_the_id_is_known() {
-        let mut injector = Injector::new(vec![1], "new".into(), String::new(), 1 << 20);
+        let mut injector = Injector::new(&[1], "new", "identity", 1 << 20);
         let input = framed(0, &body(Some("old"), 100_000, true));
         injector.push(Bytes::copy_from_slice(&input[..100])).unwrap();
         assert!(injector.pop().is_some());

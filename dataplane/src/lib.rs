@@ -17,6 +17,7 @@ mod frames;
 mod grpc;
 mod hub;
 mod inject;
+mod journey;
 mod lock;
 mod memory;
 mod metadata;

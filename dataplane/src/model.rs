@@ -150,7 +150,8 @@ impl Model {
         let copy = &mut state.copies[index];
         copy.turn = turn;
         copy.in_flight += 1;
-        let lease = Lease { model: Arc::clone(self), endpoint: Arc::clone(&copy.endpoint) };
+        let limited = state.limit.is_some();
+        let lease = Lease { model: Arc::clone(self), endpoint: Arc::clone(&copy.endpoint), limited };
         if lease.endpoint.kind != EndpointKind::Runtime {
             return Choice::Ready(lease);
         }
@@ -348,9 +349,15 @@ fn wake(granted: Vec<oneshot::Sender<()>>) {
 pub struct Lease {
     model: Arc<Model>,
     endpoint: Arc<Endpoint>,
+    limited: bool,
 }
 
 impl Lease {
+    /// The copy took at most so many requests at once when it was chosen.
+    pub fn is_limited(&self) -> bool {
+        self.limited
+    }
+
     pub fn endpoint(&self) -> &Arc<Endpoint> {
         &self.endpoint
     }
