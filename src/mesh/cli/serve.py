@@ -1,7 +1,5 @@
 """``mesh serve``: the instance of one pod."""
 
-import asyncio
-
 import click
 
 
@@ -27,12 +25,11 @@ def serve() -> None:
 
     Settings come from the environment, by the names that KServe ModelMesh has.
     """
-    from mesh.instance import SettingError, Settings
-    from mesh.instance import serve as serve_instance
+    from mesh.instance import SettingError, Settings, run
     from mesh.registry import RegistryError
     from mesh.runtimes import RuntimeFailure
 
     try:
-        asyncio.run(serve_instance(Settings.from_environment()))
+        run(Settings.from_environment())
     except (SettingError, RegistryError, RuntimeFailure, TimeoutError, OSError) as error:
         raise click.ClickException(str(error) or type(error).__name__) from None
