@@ -19,6 +19,7 @@ from mesh.registry import (
     Store,
     StoreDenied,
     StoreUnavailable,
+    etcd_watch,
     open_store,
 )
 from tests.registry.worlds import eventually
@@ -349,3 +350,21 @@ async def test_closing_ends_the_wait_for_a_member(etcd: EtcdServer) -> None:
     [result] = await asyncio.gather(reading, return_exceptions=True)
     assert isinstance(result, StoreUnavailable)
     assert "closed" in str(result)
+
+
+async def test_a_watch_of_a_frozen_server_goes_on_once_it_is_back(
+    etcd: EtcdServer, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(etcd_watch, "ASK_SECONDS", 0.1)
+    monkeypatch.setattr(etcd_watch, "SILENT_SECONDS", 0.5)
+    start = await store.put("/p/0", b"")
+    watching = Collector(store, "/p/", start)
+    await eventually(lambda: watching.keys == ["/p/0"])
+    etcd.pause()
+    try:
+        await eventually(lambda: "says nothing on a watch" in caplog.text)
+    finally:
+        etcd.resume()
+    await put_all(store, ["/p/1"])
+    await eventually(lambda: watching.keys == ["/p/0", "/p/1"])
+    await watching.close()

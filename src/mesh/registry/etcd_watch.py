@@ -1,8 +1,11 @@
 """One watch on one stream: responses in, batches of whole revisions out."""
 
 import asyncio
+import logging
+import math
+import time
 from collections.abc import AsyncGenerator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -12,6 +15,8 @@ from mesh.protos.etcd_kv_pb2 import Event as WireEvent
 from mesh.registry.errors import Compacted, StoreUnavailable
 from mesh.registry.etcd_calls import Metadata
 from mesh.registry.etcd_members import Member
+
+log = logging.getLogger(__name__)
 
 START_SECONDS = 5.0
 """Within which a server must confirm a watch."""
@@ -87,7 +92,7 @@ async def watch_once(
     """
     position.drop_fragments()
     stream = member.watches.Watch(metadata=metadata)
-    reading: asyncio.Future[Any] | None = None
+    pulse = _Pulse(member, stream)
     try:
         create = rpc.WatchCreateRequest(
             key=key,
@@ -97,46 +102,77 @@ async def watch_once(
             fragment=True,
         )
         await _send(member, stream, rpc.WatchRequest(create_request=create))
-        created = False
-        silent = 0.0
         while True:
-            if reading is None:
-                reading = asyncio.ensure_future(stream.read())
-            # Cancelling a read would cancel the stream, so it goes on while the time is up.
-            done, _ = await asyncio.wait((reading,), timeout=ASK_SECONDS if created else START_SECONDS)
-            if not done:
-                silent += ASK_SECONDS
-                if not created or silent >= SILENT_SECONDS:
-                    raise StoreUnavailable(f"etcd at {member.endpoint} says nothing on a watch")
-                await _send(member, stream, _ASK)
-                continue
-            if reading.cancelled():
-                raise StoreUnavailable(f"the connection to etcd at {member.endpoint} is closed")
-            response = reading.result()
-            reading = None
-            silent = 0.0
-            if response is grpc.aio.EOF:
-                code, details = await stream.code(), await stream.details()
-                raise StoreUnavailable(f"etcd at {member.endpoint} ended a watch ({code.name}: {details})")
+            response = await _receive(member, stream)
+            pulse.beat()
             if response.canceled:
                 _raise_cancelled(member, response)
             if response.created:
-                created = True
                 if response.header.revision < position.delivered:
                     raise Compacted(
                         f"etcd at {member.endpoint} is at revision {response.header.revision}, behind"
                         f" {position.delivered}, which was seen: list again"
                     )
-                await _send(member, stream, _ASK)
                 continue
             events = position.take(response)
             if events is not None:
                 yield events
     finally:
+        pulse.end()
         stream.cancel()
-        if reading is not None:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+
+
+class _Pulse:
+    """Asks a quiet server whether it is there, and cancels the stream of one that has fallen silent.
+
+    A task beside the reader's costs nothing per message, unlike a time limit on each read.
+    """
+
+    def __init__(self, member: Member, stream: Any) -> None:
+        self._member = member
+        self._stream = stream
+        self._heard = -math.inf
+        self._started = asyncio.Event()
+        self._task = asyncio.create_task(self._run(), name="etcd watch pulse")
+
+    def beat(self) -> None:
+        """Takes in that the server has said something."""
+        self._heard = time.monotonic()
+        self._started.set()
+
+    def end(self) -> None:
+        """Stops asking."""
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._started.wait()
+            while (quiet := time.monotonic() - self._heard) < SILENT_SECONDS:
+                await _send(self._member, self._stream, _ASK)
+                await asyncio.sleep(ASK_SECONDS)
+            log.warning("etcd at %s says nothing on a watch for %.0f s", self._member.endpoint, quiet)
+        except TimeoutError:
+            log.warning("etcd at %s does not begin a watch", self._member.endpoint)
+        except (StoreUnavailable, grpc.aio.AioRpcError):
+            return
+        self._stream.cancel()
+
+
+async def _receive(member: Member, stream: Any) -> rpc.WatchResponse:
+    try:
+        response = await stream.read()
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise StoreUnavailable(
+            f"the watch over etcd at {member.endpoint} was silent, or its connection was closed"
+        ) from None
+    if response is grpc.aio.EOF:
+        code, details = await stream.code(), await stream.details()
+        raise StoreUnavailable(f"etcd at {member.endpoint} ended a watch ({code.name}: {details})")
+    return cast("rpc.WatchResponse", response)
 
 
 async def _send(member: Member, stream: Any, request: rpc.WatchRequest) -> None:
