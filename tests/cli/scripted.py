@@ -57,7 +57,7 @@ class ScriptedMesh(
         return admin_pb2.ListModelsReply(
             models=[self.models[model_id] for model_id in shown],
             next=shown[-1] if len(shown) < len(rest) else "",
-            total=len(matching),
+            total=len(self.models),
         )
 
     async def DescribeModel(

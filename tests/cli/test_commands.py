@@ -77,7 +77,7 @@ def test_models_can_be_narrowed(mesh: ScriptedMesh) -> None:
         one["model_id"] for one in json.loads(succeed(mesh, "models", "--json", "--prefix", "w"))["models"]
     ] == ["wine"]
     cut = json.loads(succeed(mesh, "models", "--json", "--limit", "2"))
-    assert (len(cut["models"]), cut["total"]) == (2, 3)
+    assert (len(cut["models"]), cut["more"], cut["registered"]) == (2, True, 3)
 
 
 def test_json_of_a_model_has_stable_names(mesh: ScriptedMesh) -> None:

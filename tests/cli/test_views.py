@@ -33,7 +33,7 @@ def line_of(rendered: str, start: str) -> str:
 
 
 def test_models_are_listed_with_state_place_size_and_age() -> None:
-    rendered = text(views.models_table([loaded_model(), idle_model(), failed_model()], 3, NOW))
+    rendered = text(views.models_table([loaded_model(), idle_model(), failed_model()], NOW))
     digits = line_of(rendered, "digits")
     assert "loaded" in digits
     assert "laptop-1" in digits
@@ -45,8 +45,10 @@ def test_models_are_listed_with_state_place_size_and_age() -> None:
 
 
 def test_a_cut_list_says_so() -> None:
-    assert "1 of 20 models" in text(views.models_table([loaded_model()], 20, NOW))
-    assert text(views.models_table([], 0, NOW)) == "No models.\n"
+    cut = text(views.models_table([loaded_model()], NOW, more=True, registered=20))
+    assert "1 shown, there are more; 20 models in all" in cut
+    assert text(views.models_table([], NOW)) == "No models.\n"
+    assert text(views.models_table([], NOW, registered=20)) == "None of 20 models.\n"
 
 
 def test_the_state_of_a_model_is_that_of_its_best_copy() -> None:
@@ -60,7 +62,7 @@ def test_the_state_of_a_model_is_that_of_its_best_copy() -> None:
 
 def test_ids_that_look_like_markup_are_shown_as_they_are() -> None:
     for model_id in ("[red]hot[/red]", ":tada:", "[/]"):
-        assert model_id in text(views.models_table([loaded_model(model_id)], 1, NOW))
+        assert model_id in text(views.models_table([loaded_model(model_id)], NOW))
         assert model_id in text(views.model_status(loaded_model(model_id), NOW))
         assert model_id in text(
             views.explanation(model_id, loaded_model(model_id), [placement(model_id)], NOW)
@@ -188,4 +190,4 @@ def test_a_size_is_that_of_the_largest_copy() -> None:
     model = admin_pb2.Model(
         model_id="m", copies=[copy("a", size_bytes=3 * MIB), copy("b", size_bytes=5 * MIB)]
     )
-    assert "5.0 MiB" in text(views.models_table([model], 1, NOW))
+    assert "5.0 MiB" in text(views.models_table([model], NOW))

@@ -38,9 +38,9 @@ def model(message: admin_pb2.Model) -> Json:
     }
 
 
-def models(messages: Sequence[admin_pb2.Model], total: int) -> Json:
-    """A list of models, and how many there are in all."""
-    return {"models": [model(message) for message in messages], "total": total}
+def models(messages: Sequence[admin_pb2.Model], *, more: bool, registered: int) -> Json:
+    """A list of models, whether others match, and how many the mesh has."""
+    return {"models": [model(message) for message in messages], "more": more, "registered": registered}
 
 
 def instances(reply: admin_pb2.ListInstancesReply) -> Json:

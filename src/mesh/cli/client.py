@@ -69,6 +69,21 @@ def model_header(model_id: str, *, vmodel: bool = False) -> tuple[str, str | byt
 
 
 @dataclass(frozen=True, slots=True)
+class ModelList:
+    """An answer to `Mesh.models`.
+
+    Attributes:
+        models: in order of their ids.
+        more: there are others that match.
+        registered: all models of the mesh, whether they match or not.
+    """
+
+    models: tuple[admin_pb2.Model, ...]
+    more: bool
+    registered: int
+
+
+@dataclass(frozen=True, slots=True)
 class Mesh:
     """The services of one instance; see their ``.proto`` files."""
 
@@ -86,11 +101,8 @@ class Mesh:
 
     async def models(
         self, *, prefix: str = "", loaded_only: bool = False, limit: int | None = None
-    ) -> tuple[list[admin_pb2.Model], int]:
-        """Asks for the models page by page, at most ``limit`` of them.
-
-        Returns: the models in order of their ids, and how many there are in all.
-        """
+    ) -> ModelList:
+        """Asks for the models page by page, at most ``limit`` of them."""
         models: list[admin_pb2.Model] = []
         after = ""
         while True:
@@ -101,7 +113,7 @@ class Mesh:
             models.extend(reply.models)
             after = reply.next
             if not after or (limit is not None and len(models) >= limit):
-                return models, reply.total
+                return ModelList(tuple(models), more=bool(after), registered=reply.total)
 
     async def instances(self) -> admin_pb2.ListInstancesReply:
         """Asks for the instances of the mesh."""

@@ -5,14 +5,15 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import click
+from rich.console import RenderableType
 from rich.live import Live
 
 from mesh.cli import answers, views
-from mesh.cli.client import Mesh, address_option, ask, connect, now_ms, run
+from mesh.cli.client import Mesh, ModelList, address_option, ask, connect, now_ms, run
 from mesh.cli.screen import console, show, show_json
 from mesh.protos import admin_pb2
 
-ListModels = Callable[[Mesh], Awaitable[tuple[list[admin_pb2.Model], int]]]
+ListModels = Callable[[Mesh], Awaitable[ModelList]]
 #: Seconds between two looks of ``mesh models --watch``.
 WATCH_INTERVAL_S = 1.0
 
@@ -29,17 +30,17 @@ def models(*, prefix: str, loaded: bool, limit: int | None, as_json: bool, watch
     if watch and as_json:
         raise click.UsageError("--watch is for people and --json for scripts: leave one of them out")
 
-    async def list_models(mesh: Mesh) -> tuple[list[admin_pb2.Model], int]:
+    async def list_models(mesh: Mesh) -> ModelList:
         return await mesh.models(prefix=prefix, loaded_only=loaded, limit=limit)
 
     if watch:
         _watch(address, list_models)
         return
-    found, total = ask(address, list_models)
+    found = ask(address, list_models)
     if as_json:
-        show_json(answers.models(found, total))
+        show_json(answers.models(found.models, more=found.more, registered=found.registered))
     else:
-        show(views.models_table(found, total, now_ms()))
+        show(_table(found))
 
 
 @click.command()
@@ -102,9 +103,12 @@ def _watch(address: str, list_models: ListModels) -> None:
         async with connect(address) as mesh:
             with Live(console=console(), auto_refresh=False) as live:
                 while True:
-                    found, total = await list_models(mesh)
-                    live.update(views.models_table(found, total, now_ms()), refresh=True)
+                    live.update(_table(await list_models(mesh)), refresh=True)
                     await asyncio.sleep(WATCH_INTERVAL_S)
 
     with suppress(KeyboardInterrupt):
         run(address, forever())
+
+
+def _table(found: ModelList) -> RenderableType:
+    return views.models_table(found.models, now_ms(), more=found.more, registered=found.registered)

@@ -43,12 +43,12 @@ def top(*, once: bool, interval: float, address: str) -> None:
 
 async def take_snapshot(mesh: Mesh) -> Snapshot:
     """Asks the mesh for everything that a frame shows, all at once."""
-    instances, (models, _), explained = await asyncio.gather(
+    instances, listed, explained = await asyncio.gather(
         mesh.instances(),
         mesh.models(loaded_only=True, limit=MOST_MODELS),
         mesh.explain(limit=MOST_DECISIONS),
     )
-    return Snapshot(mesh.address, instances, tuple(models), tuple(explained.decisions), now_ms())
+    return Snapshot(mesh.address, instances, listed.models, tuple(explained.decisions), now_ms())
 
 
 async def _live(address: str, interval: float) -> None:

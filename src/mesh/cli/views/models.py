@@ -47,13 +47,16 @@ def model_size(model: admin_pb2.Model) -> int:
     return max((copy.size_bytes for copy in model.copies), default=0)
 
 
-def models_table(models: Iterable[admin_pb2.Model], total: int, now_ms: int) -> RenderableType:
+def models_table(
+    models: Iterable[admin_pb2.Model], now_ms: int, *, more: bool = False, registered: int = 0
+) -> RenderableType:
     """One line for each model.
 
     Args:
         models: in the order in which they are shown.
-        total: how many the question matches, where not all of them are shown.
         now_ms: by which ages are reckoned.
+        more: there are others that match.
+        registered: all models of the mesh.
     """
     table = plain_table(
         "model", "type", "state", "on", "size", "req/min", "last used", numeric=("size", "req/min")
@@ -72,9 +75,10 @@ def models_table(models: Iterable[admin_pb2.Model], total: int, now_ms: int) -> 
             words.ago(model.last_used_ms, now_ms),
         )
     if not shown:
-        return Text("No models." if not total else f"None of {words.count(total, 'model')} shown.")
-    if shown < total:
-        return Group(table, Text(f"{shown:,} of {total:,} models; --limit shows more", style="dim"))
+        return Text(f"None of {words.count(registered, 'model')}." if registered else "No models.")
+    if more:
+        note = f"{shown:,} shown, there are more; {words.count(registered, 'model')} in all"
+        return Group(table, Text(note, style="dim"))
     return table
 
 
