@@ -55,6 +55,19 @@ def test_every_command_has_help(command: str) -> None:
     assert "Usage:" in result.output
 
 
+def test_runtime_passes_its_options_on() -> None:
+    output = CliRunner().invoke(main, ["runtime", "--help"]).output
+    assert "Usage: mesh runtime" in output
+    assert "--capacity" in output
+    assert CliRunner().invoke(main, ["runtime", "--capacity", "much"]).exit_code == 2
+
+
+def test_serve_without_a_name_says_which_variable_is_missing() -> None:
+    result = CliRunner().invoke(main, ["serve"], env={"MM_SERVICE_NAME": None, "TAS_SERVICE_NAME": None})
+    assert result.exit_code == 1
+    assert "MM_SERVICE_NAME" in result.output
+
+
 def test_serve_help_lists_every_setting() -> None:
     from mesh.instance import describe
 

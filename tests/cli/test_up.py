@@ -15,6 +15,7 @@ from mesh.cli.examples import EXAMPLES, SAMPLES
 from tests.cli.laptops import RunningLaptop, running_laptop
 from tests.cli.terminal import Terminal
 from tests.cli.test_plan import free_ports
+from tests.servers.etcd import EtcdServer
 
 MODELS = [example.model_id for example in EXAMPLES]
 
@@ -158,6 +159,40 @@ def test_children_end_with_a_mesh_that_is_killed(state: Path, tmp_path: Path) ->
         laptop.process.kill()
         laptop.process.wait()
         eventually(lambda: laptop.left_over() == [])
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_a_model_server_that_hangs_does_not_keep_the_mesh_from_ending(
+    state: Path, tmp_path: Path, presses: int
+) -> None:
+    with running_laptop(tmp_path, free_ports(1), "--state", str(state), "--instances", "1") as laptop:
+        laptop.wait_for("The mesh is up")
+        (server,) = laptop.model_servers()
+        server.suspend()
+        laptop.process.send_signal(signal.SIGINT)
+        laptop.wait_for("Ending")
+        if presses == 2:
+            assert laptop.end() == 130
+        assert laptop.process.wait(60) == (130 if presses == 2 else 0)
+        eventually(lambda: laptop.left_over() == [])
+        assert laptop.files_outside() == []
+
+
+def test_a_registry_in_etcd_outlives_the_mesh(state: Path, tmp_path: Path, shared_etcd: EtcdServer) -> None:
+    arguments = ("--state", str(state), "--instances", "2", "--etcd", shared_etcd.kv_store)
+    port = free_ports(2)
+    with running_laptop(tmp_path / "first", port, *arguments) as laptop:
+        laptop.wait_for("The mesh is up")
+        path = state / "examples" / "wine-xgboost" / "model.json"
+        assert laptop.run("register", "mine", "--type", "xgboost", "--path", str(path)).exit_code == 0
+        assert laptop.end() == 0
+    with running_laptop(tmp_path / "second", port, *arguments) as laptop:
+        laptop.wait_for("The mesh is up")
+        assert "other attributes" not in laptop.output
+        answer = laptop.ask("infer", "mine", instance=1)
+        assert answer["label"] == answer["truth"]
+        assert laptop.end() == 0
+        assert laptop.left_over() == []
 
 
 def test_a_port_in_use_is_told_at_once(state: Path, tmp_path: Path) -> None:

@@ -14,4 +14,4 @@ def runtime(*, arguments: tuple[str, ...]) -> None:
     """Run the built-in model server; `mesh runtime --help` lists its options."""
     from mesh.runtimes.builtin.__main__ import main
 
-    sys.exit(main(list(arguments)))
+    sys.exit(main(list(arguments), prog_name="mesh runtime"))
