@@ -1,5 +1,9 @@
 """One candidate leads, and another when it goes."""
 
+import asyncio
+
+import pytest
+
 from mesh.registry import TEXT, Election, InstanceRecord, Keys, Mirror, Registry, Session, Store
 from tests.registry.worlds import World, eventually
 
@@ -71,6 +75,27 @@ async def test_a_leader_that_cannot_reach_the_store_steps_down_in_time(world: Wo
     await only.election.wait(True, 20)
     assert only.heard == [True, False, True]
     await only.close()
+
+
+async def test_nobody_leads_by_a_list_half_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    leader, follower = Instance(world.client(), "i1"), Instance(slow := world.client(), "i0")
+    await leader.start()
+    await leader.election.wait(True, 10)
+    page = slow.page
+
+    async def small_page(*args: object, **kwargs: object) -> object:
+        await asyncio.sleep(0.05)
+        return await page(*args, **{**kwargs, "limit": 1})  # type: ignore[arg-type]
+
+    monkeypatch.setattr(slow, "page", small_page)
+    follower.session.start()
+    await follower.election.stand()
+    follower.election.start()
+    await eventually(lambda: follower.election.leader == "i1")
+    assert follower.heard == []
+    await leader.close()
+    await follower.election.wait(True, 10)
+    await follower.close()
 
 
 async def test_a_candidacy_that_somebody_deleted_is_renewed(world: World, store: Store) -> None:

@@ -57,6 +57,7 @@ class Election:
         self._changed = asyncio.Event()
         self._subscribers: tuple[Callable[[bool], None], ...] = ()
         self._endings: list[Callable[[], None]] = []
+        self._candidates.on_listed(self._decide)
 
     def start(self) -> None:
         """Follows the election; needs a running event loop. Stand for it with `stand`."""
@@ -113,10 +114,10 @@ class Election:
         """
         for end in self._endings:
             end()
+        stood, self._standing = self._standing, False
         self._set(False)
         await self._candidates.close()
-        if self._standing:
-            self._standing = False
+        if stood:
             await self._session.delete(self._key)
 
     def _on_session(self, state: SessionState) -> None:
@@ -129,8 +130,12 @@ class Election:
 
     def _decide(self) -> None:
         own = self._candidates.get(self._name)
+        # A listing tells of candidates in the order of their names: one that came before may still follow.
+        # Who leads already need not fear that, since whoever comes later is behind.
         self._set(
-            own is not None
+            (self._leading or not self._candidates.listing)
+            and self._standing
+            and own is not None
             and own.lease == self._session.lease
             and self._session.state is SessionState.LIVE
             and all(own.created <= other.created for other in self._candidates.values())

@@ -53,6 +53,8 @@ class Mirror(Mapping[str, R], Generic[R]):
         self._relist_every = around(relist_every)
         self._replica: Replica[R] = Replica()
         self._subscribers: tuple[Subscriber[R], ...] = ()
+        self._on_listed: tuple[Callable[[], None], ...] = ()
+        self._listing = True
         self._ready = asyncio.Event()
         self._trouble = "not started"
         self._failures = 0
@@ -142,6 +144,15 @@ class Mirror(Mapping[str, R], Generic[R]):
             self._subscribers = tuple(other for other in self._subscribers if other is not subscriber)
 
         return end
+
+    @property
+    def listing(self) -> bool:
+        """Whether a listing is under way, so that the records are of different revisions of the store."""
+        return self._listing
+
+    def on_listed(self, callback: Callable[[], None]) -> None:
+        """Has a function called whenever a listing is complete; it must be quick and raise nothing."""
+        self._on_listed = (*self._on_listed, callback)
 
     async def fetch(self, record_id: str, *, timeout: float = WRITE_TIMEOUT) -> R | None:
         """Reads a record from the store itself, and takes what it finds into the mirror.
@@ -253,6 +264,7 @@ class Mirror(Mapping[str, R], Generic[R]):
 
     async def _list(self) -> None:
         """Merges a listing of the whole prefix into the replica."""
+        self._listing = True
         replica = self._replica
         page = await self.store.page(self.prefix, timeout=LIST_TIMEOUT)
         revision = page.revision
@@ -281,7 +293,10 @@ class Mirror(Mapping[str, R], Generic[R]):
             self._tell(record_id, replica.remove(record_id, revision), None)
         replica.advance(revision)
         self._heard = time.monotonic()
+        self._listing = False
         self._ready.set()
+        for callback in self._on_listed:
+            callback()
 
     async def _follow(self) -> None:
         """Takes in changes until the next listing is due, or the store cannot tell them all."""
