@@ -15,13 +15,13 @@ from pathlib import Path
 from bench.meshes import meshes
 from bench.planes import planes
 from bench.report import machine_lines, request_tables
-from bench.rig import Rig, add_rig_options, build_tools, describe_machine, rig_of, wait_for_quiet
+from bench.rig import Rig, add_rig_options, build_tools, describe_machine, move, rig_of, wait_for_quiet
 from bench.rivals import rivals
 from bench.windows import Shape, Subject, Window, measure, quietest
 
 SHAPES = (
     Shape("120 bytes, concurrency 1", 1, 1, 120),
-    Shape("120 bytes, concurrency 1, cores kept awake", 1, 1, 120, awake=True),
+    Shape("120 bytes, concurrency 1, all on one core", 1, 1, 120, one_core=True),
     Shape("120 bytes, concurrency 16", 16, 4, 120),
     Shape("120 bytes, concurrency 64", 64, 4, 120),
     Shape("600 KiB, concurrency 8", 8, 2, 600 << 10),
@@ -39,6 +39,9 @@ def measure_all(settings: argparse.Namespace, rig: Rig, tools: Path, subjects: S
         for shape in SHAPES:
             for subject in subjects:
                 wait_for_quiet(settings.quiet, settings.patience)
+                core = rig.load_core if shape.one_core else rig.proxy_core
+                for pid in subject.proxies:
+                    move(pid, core)
                 one = measure(tools, rig.placed(rig.load_core), subject, shape, settings.seconds, MODELS)
                 windows[shape.name][subject.name].append(one)
                 print(

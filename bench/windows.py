@@ -4,8 +4,7 @@ import json
 import os
 import statistics
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ class Shape:
     concurrency: int
     connections: int
     request_bytes: int
-    #: Keep the cores from sleeping, so that the time a virtual core takes to wake up is not measured.
-    awake: bool = False
+    #: Whether the proxies share the core of generator and backend: no virtual core has to be woken up then.
+    one_core: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,19 +81,7 @@ def measure(
     Raises:
         FailedWindowError: A request failed.
     """
-    with awake_cores() if shape.awake else nullcontext(()) as keepers:
-        return _measure(tools, placed, subject, shape, keepers, (f"--seconds={seconds}", *extra))
-
-
-def _measure(
-    tools: Path,
-    placed: Sequence[str],
-    subject: Subject,
-    shape: Shape,
-    keepers: Sequence[int],
-    extra: Sequence[str],
-) -> Window:
-    watch = [f"--watch={pid}" for pid in (*subject.proxies, *subject.backends, *keepers)]
+    watch = [f"--watch={pid}" for pid in (*subject.proxies, *subject.backends)]
     report = generate(
         tools,
         placed,
@@ -102,6 +89,7 @@ def _measure(
         f"--concurrency={shape.concurrency}",
         f"--connections={shape.connections}",
         f"--bytes={shape.request_bytes}",
+        f"--seconds={seconds}",
         "--warm-up=0.3",
         *watch,
         *extra,
@@ -109,20 +97,6 @@ def _measure(
     if report["errors"]:
         raise FailedWindowError(f"{subject.name}, {shape.name}: {report['errors']}")
     return window(report, subject)
-
-
-@contextmanager
-def awake_cores() -> Iterator[tuple[int, ...]]:
-    """Keeps each core busy with a loop that gives way to everything else; gives the loops' process ids."""
-    busy = ("sh", "-c", "while :; do :; done")
-    with ExitStack() as stack:
-        pids = []
-        for core in range(os.cpu_count() or 1):
-            loop = subprocess.Popen(["chrt", "--idle", "0", "taskset", "--cpu-list", str(core), *busy])
-            stack.callback(loop.wait)
-            stack.callback(loop.kill)
-            pids.append(loop.pid)
-        yield tuple(pids)
 
 
 def window(report: dict[str, Any], subject: Subject) -> Window:
