@@ -58,8 +58,8 @@ class InstanceProcess:
         self.runtime.start()
         self.mesh.start()
 
-    def wait_until_ready(self) -> None:
-        self.mesh.wait_until(lambda: http_ok(f"http://127.0.0.1:{self.probe_port}/ready"), within=30)
+    def wait_until_ready(self, within: float = 30.0) -> None:
+        self.mesh.wait_until(lambda: http_ok(f"http://127.0.0.1:{self.probe_port}/ready"), within)
 
     def client(self) -> Client:
         return Client(f"127.0.0.1:{self.port}")
