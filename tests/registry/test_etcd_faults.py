@@ -99,11 +99,13 @@ async def test_a_crash_while_catching_up_loses_and_repeats_nothing(etcd: EtcdSer
     start = await store.put("/first", b"")
     numbers = iter(range(total))
 
+    # One client for each writer, so that each write is a revision of its own.
     async def write() -> None:
-        for number in numbers:
-            await store.put(f"/p/{number:04d}", b"v" * 256)
+        async with open_store(etcd.kv_store) as writer:
+            for number in numbers:
+                await writer.put(f"/p/{number:04d}", b"v" * 256)
 
-    await asyncio.gather(*(write() for _ in range(64)))
+    await asyncio.gather(*(write() for _ in range(16)))
     events: list[Event] = []
     async with asyncio.timeout(60), aclosing(store.watch("/p/", start + 1)) as batches:
         async for batch in batches:
