@@ -19,6 +19,7 @@ from mesh.registry.backoff import pause_before
 from mesh.registry.connection import EtcdConnection
 from mesh.registry.errors import LeaseGone, StoreDenied, StoreUnavailable
 from mesh.registry.etcd_calls import Calls, Meaning, Token, meaning_of
+from mesh.registry.etcd_groups import Groups
 from mesh.registry.etcd_leases import KeepAlives
 from mesh.registry.etcd_members import Members
 from mesh.registry.etcd_watch import START_SECONDS, WatchPosition, WatchRefused, watch_once
@@ -50,6 +51,7 @@ class EtcdStore(Store):
         self._token = Token(connection)
         self._call = Calls(self._members, self._token)
         self._keep_alives = KeepAlives(self._members, self._token)
+        self._groups = Groups(self._transact)
         self._closed = False
 
     @property
@@ -92,6 +94,11 @@ class EtcdStore(Store):
         timeout: float = WRITE_TIMEOUT,
     ) -> Outcome:
         """See `Store`."""
+        return await self._groups.transact(expected, operations, timeout)
+
+    async def _transact(
+        self, expected: Mapping[str, int], operations: Sequence[Put | Delete], timeout: float
+    ) -> Outcome:
         request = rpc.TxnRequest()
         for key, revision in expected.items():
             wire = self._wire(key)
@@ -176,6 +183,7 @@ class EtcdStore(Store):
     async def close(self) -> None:
         """See `Store`."""
         self._closed = True
+        await self._groups.close()
         await self._keep_alives.close()
         await self._members.close()
 
