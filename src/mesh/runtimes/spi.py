@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import grpc
 from grpc import aio
@@ -243,6 +243,7 @@ class _Link:
         self.address = address
         self.channel = open_channel(address)
         self.service = SERVICE
+        self._methods: dict[str, aio.UnaryUnaryMultiCallable[Any, Any]] = {}
         self.last = "has not answered"
 
     async def poll(self) -> tuple[pb.RuntimeStatusResponse | None, Verdict]:
@@ -259,11 +260,13 @@ class _Link:
     async def call(
         self, rpc: str, request: _Request, parse: Callable[[bytes], _Response], deadline_s: float | None
     ) -> _Response:
-        method: aio.UnaryUnaryMultiCallable[_Request, _Response] = self.channel.unary_unary(
-            f"/{self.service}/{rpc}", lambda message: message.SerializeToString(), parse
-        )
+        name = f"/{self.service}/{rpc}"
+        method = self._methods.get(name)
+        if method is None:
+            # Made once for each method: it is not free.
+            method = self._methods[name] = self.channel.unary_unary(name, _serialize, parse)
         try:
-            return await method(request, timeout=deadline_s)
+            return cast("_Response", await method(request, timeout=deadline_s))
         except aio.AioRpcError as error:
             raise RuntimeFailure(error.code(), f"{rpc}: {error.details() or 'no message'}") from error
 
@@ -276,6 +279,10 @@ def _size(rpc: str, model_id: str, size_bytes: int) -> int | None:
         _log.warning("%s of %s: sizeInBytes=%d is impossible and was ignored", rpc, model_id, size_bytes)
         return None
     return size_bytes or None
+
+
+def _serialize(message: _Request) -> bytes:
+    return message.SerializeToString()
 
 
 async def _connected_then_lost(watch: ConnectionWatch) -> str:
