@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from ssl import SSLContext
+from typing import IO
 
 _running: "set[ServerProcess]" = set()
 
@@ -126,6 +127,7 @@ class ServerProcess:
     def pause(self) -> None:
         """Freezes the process (SIGSTOP): its connections stay open and nothing answers."""
         self._signal_group(signal.SIGSTOP)
+        self.wait_until(lambda: _is_stopped(self.pid))
 
     def resume(self) -> None:
         """Lets a paused process go on (SIGCONT)."""
@@ -146,20 +148,29 @@ class ServerProcess:
             os.killpg(self._started.pid, number)
 
 
+def _is_stopped(pid: int) -> bool:
+    # Threads stop one by one, each when it is next scheduled.
+    states = (
+        path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")
+    )
+    return all(state == "T" for state in states)
+
+
 @cache
-def _reaper() -> subprocess.Popen[str]:
-    return subprocess.Popen(
+def _reaper() -> IO[str]:
+    started = subprocess.Popen(
         [sys.executable, "-I", "-S", str(Path(__file__).with_name("_reaper.py"))],
         stdin=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+    started.wait()
+    assert started.stdin is not None
+    return started.stdin
 
 
 def _tell_reaper(line: str) -> None:
-    pipe = _reaper().stdin
-    assert pipe is not None
-    print(line, file=pipe, flush=True)
+    print(line, file=_reaper(), flush=True)
 
 
 @atexit.register
