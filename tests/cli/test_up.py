@@ -195,6 +195,19 @@ def test_a_registry_in_etcd_outlives_the_mesh(state: Path, tmp_path: Path, share
         assert laptop.left_over() == []
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--etcd", "etcd:127.0.0.1:1"), ("--etcd", "nonsense"), ("--state", "/proc/nowhere")],
+)
+def test_what_is_not_there_is_told(state: Path, tmp_path: Path, option: str, value: str) -> None:
+    arguments = ["--state", str(state), "--instances", "1", option, value]
+    with running_laptop(tmp_path, free_ports(1), *arguments) as laptop:
+        assert laptop.process.wait(60) == 1
+        assert f"Error: {option} {value}" in laptop.output
+        assert "Traceback" not in laptop.output
+        assert laptop.left_over() == []
+
+
 def test_a_port_in_use_is_told_at_once(state: Path, tmp_path: Path) -> None:
     port = free_ports(2)
     with socket.socket() as taken:

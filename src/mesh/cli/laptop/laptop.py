@@ -23,13 +23,15 @@ from mesh.cli.laptop.training import train_examples
 from mesh.instance import Instance, MetricsSettings, Settings
 from mesh.instance.logs import configure
 from mesh.protos import model_mesh_pb2
-from mesh.registry import MemoryCluster, Store, open_store
+from mesh.registry import MemoryCluster, RegistryError, Store, open_store
 from mesh.runtimes import RuntimeEndpoints, SpiRuntime
 
 #: What the instances call their mesh.
 SERVICE_NAME = "laptop"
 #: How long handing models over to other meshes of the same registry may take, seconds.
 DRAIN_GRACE_S = 5.0
+#: How long etcd may take to answer at the start, seconds; an instance alone would wait for minutes.
+ETCD_TIMEOUT_S = 10.0
 #: How long a model server may take to end before it is killed, seconds.
 CHILD_GRACE_S = 5.0
 #: Registrations at once.
@@ -72,7 +74,10 @@ class Laptop:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signalled)
-        self.plan.temporary.mkdir(parents=True, exist_ok=True)
+        try:
+            self.plan.temporary.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LaptopError(f"--state {self.plan.options.state} cannot be written: {error}") from None
         with self.plan.log.open("a", encoding="utf-8") as log:
             try:
                 await self._until_stopped(log)
@@ -95,6 +100,10 @@ class Laptop:
 
     async def _start(self, log: TextIO) -> list[CatalogModel]:
         configure("INFO", log)
+        if self.plan.options.etcd is not None:
+            self.progress.under_way("etcd", "looking for etcd")
+            await _check_etcd(self.plan.options.etcd)
+            self.progress.done("etcd", f"registry in {self.plan.options.etcd}")
         cluster = MemoryCluster()
         total = len(self.plan.instances)
         ready = 0
@@ -270,3 +279,20 @@ class Laptop:
         for one in self.plan.instances:
             if one.server.stale is not None:
                 one.server.stale.unlink(missing_ok=True)
+
+
+async def _check_etcd(etcd: str) -> None:
+    """Reads from it once.
+
+    Raises:
+        LaptopError: there is no such etcd, or it did not answer within `ETCD_TIMEOUT_S`.
+    """
+    try:
+        async with asyncio.timeout(ETCD_TIMEOUT_S), open_store(etcd) as store:
+            await store.read(SERVICE_NAME)
+    except RegistryError as error:
+        raise LaptopError(f"--etcd {etcd}: {error}") from None
+    except TimeoutError:
+        raise LaptopError(
+            f"--etcd {etcd} did not answer within {ETCD_TIMEOUT_S:g} s: is it running?"
+        ) from None
