@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::SendStream;
@@ -11,6 +12,10 @@ use http::{HeaderMap, Response};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::grpc::{Code, Status};
+
+/// A client resets the stream at its deadline, which is a little earlier than here: this clock began to run when the
+/// request came in, with what it had left rounded up.
+const DEADLINE_SLACK: Duration = Duration::from_millis(20);
 
 /// Why a stream ends before its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +121,8 @@ impl Client {
             Ended::Gone => {
                 // Dropping what is left of it resets the stream.
                 self.responding = Responding::Done;
-                Code::CANCELLED
+                let expired = self.deadline.is_some_and(|deadline| deadline <= Instant::now() + DEADLINE_SLACK);
+                if expired { Code::DEADLINE_EXCEEDED } else { Code::CANCELLED }
             }
         }
     }

@@ -97,7 +97,7 @@ fn server(settings: &Settings) -> h2::server::Builder {
         )
         .max_concurrent_reset_streams(MAX_RESET_STREAMS)
         .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
-        .max_local_error_reset_streams(None)
+        .max_local_error_reset_streams(Some(MAX_RESET_STREAMS))
         .max_send_buffer_size(SEND_BUFFER);
     builder
 }

@@ -1,7 +1,10 @@
 //! Somewhere to send requests, and the connections to it.
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,6 +30,9 @@ const RECONNECT_AFTER: Duration = Duration::from_millis(10);
 
 /// Header blocks of answers may be larger than those of requests: status details lie in them.
 const MAX_RESPONSE_METADATA: u32 = 256 << 10;
+
+/// What h2 says of the number of streams until the other side has said it; no side can say this.
+const NOT_SAID: usize = usize::MAX - 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndpointKind {
@@ -150,6 +156,8 @@ impl Endpoint {
             match connected {
                 Some(connected) => match connected.await {
                     Ok(Ok(())) => {}
+                    // One more connection cannot be had, but there are others to wait for.
+                    Ok(Err(_)) if !lock(&pool.state).connections.is_empty() => sleep(RECONNECT_AFTER).await,
                     Ok(Err(why)) => return Err(Unreachable(why)),
                     Err(_) => return Err(Unreachable("the data plane is being closed".to_owned())),
                 },
@@ -198,20 +206,31 @@ impl Endpoint {
         }
     }
 
+    /// Connects and waits for the other side's settings: only then is somebody there, and known how many streams it
+    /// takes.
     async fn connect(&self) -> Result<Handshaken, String> {
         let io = self.address.connect().await.map_err(|error| error.to_string())?;
-        h2::client::Builder::new()
+        let (sender, mut connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(MAX_FRAME_SIZE)
             .max_header_list_size(MAX_RESPONSE_METADATA)
+            .initial_max_send_streams(NOT_SAID)
             .max_concurrent_reset_streams(MAX_RESET_STREAMS)
             .max_local_error_reset_streams(None)
             .max_send_buffer_size(SEND_BUFFER)
             .enable_push(false)
             .handshake(io)
             .await
-            .map_err(|error| error.to_string())
+            .map_err(|error| error.to_string())?;
+        poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(Err("it closed the connection".to_owned())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error.to_string())),
+            Poll::Pending if sender.current_max_send_streams() == NOT_SAID => Poll::Pending,
+            Poll::Pending => Poll::Ready(Ok(())),
+        })
+        .await?;
+        Ok((sender, connection))
     }
 
     /// Runs a connection until it ends.
@@ -254,13 +273,12 @@ async fn keep_alive(mut pings: h2::PingPong, interval: Duration) {
 }
 
 impl PoolState {
-    /// The connection with the fewest streams, if the other side takes one more there.
+    /// The first connection where the other side takes one more stream: fewer connections mean fewer writes.
     fn pick(&self) -> Option<Arc<Connection>> {
-        let connection = self.connections.iter().min_by_key(|connection| connection.active.load(Ordering::Relaxed))?;
-        let most = lock(&connection.sender).current_max_send_streams();
-        if connection.active.load(Ordering::Relaxed) >= most {
-            return None;
-        }
+        let has_room = |connection: &&Arc<Connection>| {
+            connection.active.load(Ordering::Relaxed) < lock(&connection.sender).current_max_send_streams()
+        };
+        let connection = self.connections.iter().find(has_room)?;
         connection.active.fetch_add(1, Ordering::Relaxed);
         Some(Arc::clone(connection))
     }

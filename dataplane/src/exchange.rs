@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, Request, Response};
 
 use crate::body::{BodyError, Piece, RequestBody};
@@ -50,8 +51,8 @@ pub enum Outcome {
     Ended(Ended),
     /// The request itself is at fault, or its answer too large.
     Refused(Status),
-    /// The endpoint certainly did not process the request.
-    Unprocessed(String),
+    /// The endpoint certainly did not process the request. Where `is_over`, the connection takes no more.
+    Unprocessed { why: String, is_over: bool },
     /// The connection ended before an answer.
     Broken(String),
     /// The peer has no copy.
@@ -71,7 +72,7 @@ impl Outcome {
             Outcome::Ended(Ended::Expired) => Some(Code::DEADLINE_EXCEEDED),
             Outcome::Refused(status) => Some(status.code),
             Outcome::Broken(_) => Some(Code::UNAVAILABLE),
-            Outcome::Unprocessed(_) | Outcome::NotHere | Outcome::Overloaded(_) => None,
+            Outcome::Unprocessed { .. } | Outcome::NotHere | Outcome::Overloaded(_) => None,
         }
     }
 }
@@ -167,8 +168,9 @@ impl Upload {
             Poll::Pending => None,
         };
         let empty = matches!(first, Some(Piece::End));
-        let (response, mut send) =
-            sender.send_request(request, empty).map_err(|error| Outcome::Unprocessed(error.to_string()))?;
+        let (response, mut send) = sender
+            .send_request(request, empty)
+            .map_err(|error| Outcome::Unprocessed { why: error.to_string(), is_over: true })?;
         match first {
             Some(Piece::End) => {}
             // If it fails, the response tells why.
@@ -305,6 +307,8 @@ impl Download {
                 Poll::Pending => {}
             }
             strip(head.headers_mut(), rules);
+            // The mesh may have to end the answer early.
+            head.headers_mut().remove(CONTENT_LENGTH);
             client.head(head, false);
             body.stop_keeping();
             // As with the request: the first chunk goes into the same write as the head.
@@ -412,7 +416,7 @@ fn failure(error: &h2::Error) -> Outcome {
     // A GOAWAY reaches only streams beyond the last one that the other side looked at.
     let unprocessed = error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM));
     if unprocessed {
-        Outcome::Unprocessed(error.to_string())
+        Outcome::Unprocessed { why: error.to_string(), is_over: error.is_go_away() }
     } else if error.is_reset() && error.is_remote() {
         let code = error.reason().map_or(Code::INTERNAL, Code::of_reset);
         Outcome::Refused(Status::new(code, format!("the model's server reset the stream: {error}")))

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
 
 use crate::body::RequestBody;
 use crate::client::{Client, Ended};
@@ -18,7 +20,10 @@ use crate::model::{Choice, Lease, Ticket, Wanted};
 use crate::stream::Call;
 
 /// A server that refuses a stream gets it again so often, on another connection if need be.
-pub const MAX_REPLAYS: u32 = 5;
+pub const MAX_REPLAYS: u32 = 10;
+
+/// A server that refuses a stream on a connection that goes on is given a moment.
+const REPLAY_AFTER: Duration = Duration::from_millis(2);
 
 /// Decisions that one request may ask for. Upstream tries at most eight times; beyond this, Python and the table
 /// disagree without end.
@@ -67,6 +72,11 @@ enum Step {
     Route,
     /// Send it there.
     Endpoint(u32),
+    /// Send it there again, since it was certainly not processed.
+    Replay {
+        endpoint: u32,
+        at_once: bool,
+    },
     Send(Lease),
     Queue(Ticket),
     /// Put the question.
@@ -118,6 +128,11 @@ impl<'a> Journey<'a> {
                 Step::Done(ending) => return ending,
                 Step::Route => self.route(client),
                 Step::Endpoint(id) => self.at_endpoint(id, client),
+                Step::Replay { endpoint, at_once: true } => self.replay(endpoint, client),
+                Step::Replay { endpoint, .. } => match Box::pin(client.unless_ended(sleep(REPLAY_AFTER))).await {
+                    Ok(()) => self.replay(endpoint, client),
+                    Err(ended) => done(ended, client),
+                },
                 Step::Send(lease) => self.send(&lease, body, client).await,
                 // Boxed because they are rare, and every request's task has room for its largest wait.
                 Step::Queue(ticket) => Box::pin(self.queue(ticket, client)).await,
@@ -153,6 +168,11 @@ impl<'a> Journey<'a> {
         };
         let choice = self.call.plane.table.take_at(self.target.model_id(), &endpoint, epoch_ms());
         self.take(choice, client)
+    }
+
+    fn replay(&mut self, id: u32, client: &mut Client) -> Step {
+        let is_there = self.call.plane.endpoint(id).is_some();
+        if is_there { self.at_endpoint(id, client) } else { Step::Route }
     }
 
     fn take(&self, choice: Choice, client: &mut Client) -> Step {
@@ -255,7 +275,7 @@ impl<'a> Journey<'a> {
             let milliseconds = began.elapsed().as_secs_f64() * 1000.0;
             self.series(code, epoch_ms()).observe(Metric::InvokeModel, milliseconds);
         }
-        if matches!(outcome, Outcome::Unprocessed(_)) {
+        if matches!(outcome, Outcome::Unprocessed { is_over: true, .. }) {
             upstream.retire();
         }
         self.judge(endpoint, outcome, body, client)
@@ -276,12 +296,12 @@ impl<'a> Journey<'a> {
             }
             Outcome::Ended(ended) => done(ended, client),
             Outcome::Refused(status) => refuse(&status, client),
-            Outcome::Unprocessed(_) if self.replays < MAX_REPLAYS && body.rewind() => {
+            Outcome::Unprocessed { is_over, .. } if self.replays < MAX_REPLAYS && body.rewind() => {
                 self.replays += 1;
                 self.call.state().counters.replayed.fetch_add(1, Ordering::Relaxed);
-                if endpoint.is_removed() { Step::Route } else { Step::Endpoint(endpoint.id) }
+                Step::Replay { endpoint: endpoint.id, at_once: is_over }
             }
-            Outcome::Unprocessed(why) => {
+            Outcome::Unprocessed { why, .. } => {
                 self.tried(endpoint);
                 Step::ask(Reason::Unreachable, id, why)
             }
@@ -326,7 +346,12 @@ impl<'a> Journey<'a> {
             Err(ended) => return done(ended, client),
         };
         let (step, model_id) = match answer {
-            Answer::Status(status) => return refuse(&status, client),
+            Answer::Status(mut status) => {
+                if !self.call.from_peer {
+                    status.control = None;
+                }
+                return refuse(&status, client);
+            }
             Answer::Held => {
                 return match failure.held {
                     Some(held) => give(held, client),

@@ -135,6 +135,7 @@ pub fn for_runtime(headers: &HeaderMap, model_id: &str) -> HeaderMap {
         let dropped = text.starts_with("mm-")
             || (text.starts_with("grpc-") && name != GRPC_ENCODING && text != ACCEPT_ENCODING)
             || name == header::USER_AGENT
+            || name == header::CONTENT_LENGTH
             || name == LEGACY_MODEL_ID;
         if !dropped {
             out.append(name, value.clone());
@@ -257,7 +258,7 @@ mod tests {
         fn only_exact_names_and_prefixes_are_dropped(name in "[a-z][a-z0-9-]{0,14}", id in "[!-~]{1,20}") {
             let map = headers(&[(&name, "value")]);
             let out = for_runtime(&map, &id);
-            let dropped = name == "user-agent" || name == "tas-model-id" || name.starts_with("mm-")
+            let dropped = name == "user-agent" || name == "content-length" || name == "tas-model-id" || name.starts_with("mm-")
                 || (name.starts_with("grpc-") && name != "grpc-encoding" && name != "grpc-accept-encoding");
             prop_assert_eq!(out.contains_key(name.as_str()), !dropped || name == "mm-model-id" || name == "mm-model-id-bin");
             prop_assert_eq!(&out[MODEL_ID], &id);

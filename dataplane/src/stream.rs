@@ -191,8 +191,10 @@ impl Call {
                 (upstream.sender(), self.request(endpoint, headers, deadline))
             };
             match exchange(head, None, rules, body, client).await {
-                Outcome::Unprocessed(why) => {
-                    upstream.retire();
+                Outcome::Unprocessed { why, is_over } => {
+                    if is_over {
+                        upstream.retire();
+                    }
                     replays += 1;
                     if replays > MAX_REPLAYS || !body.rewind() {
                         break Status::new(Code::UNAVAILABLE, why);

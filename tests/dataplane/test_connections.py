@@ -166,8 +166,6 @@ async def test_more_requests_than_one_connection_takes() -> None:
     async with Runtime(options=[("grpc.max_concurrent_streams", 10)]) as runtime, planes() as (made,):
         made.plane.set_route("m", [made.runtime(runtime.address)])
         async with channel(made.clients) as client:
-            # Tells the plane the limit.
-            await call(client, "Unary")
             calls = [asyncio.create_task(call(client, "Wait")) for _ in range(200)]
             await until(lambda: runtime.running == 200)
             runtime.release.set()

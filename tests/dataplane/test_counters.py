@@ -55,7 +55,10 @@ async def test_the_code_of_a_call_that_the_client_gave_up(
     waiting = begin(client, "Wait")
     await until(lambda: runtime.running == 1)
     waiting.cancel()
-    await failure(call(client, "Wait", timeout=0.1))
+    await until(lambda: runtime.running == 0)
+    late = asyncio.create_task(failure(call(client, "Wait", timeout=1)))
+    await until(lambda: runtime.running == 1)
+    await late
     await until(
         lambda: {code for _, _, code in by_name(plane)} == {"CANCELLED", "DEADLINE_EXCEEDED"},
     )

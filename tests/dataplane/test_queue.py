@@ -57,8 +57,9 @@ async def test_a_deadline_passes_in_the_queue(
     plane.plane.set_route("m", [endpoint], max_concurrency=1, max_queued=-1)
     first = asyncio.create_task(call(client, "Wait"))
     await until(lambda: runtime.running == 1)
-    error = await failure(call(client, "Wait", timeout=0.2))
-    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    late = asyncio.create_task(failure(call(client, "Wait", timeout=1)))
+    await until(lambda: plane.plane.totals().queued == 1)
+    assert (await late).code() == grpc.StatusCode.DEADLINE_EXCEEDED
     await until(lambda: plane.plane.local_in_flight("m") == 1)
     runtime.release.set()
     await first
