@@ -39,6 +39,7 @@ class ScriptedMesh(
         self.answer = inference_pb2.ModelInferResponse()
         self.load_errors: list[str] = []
         self.exists = False
+        self.takes: list[inference_pb2.ModelMetadataResponse.TensorMetadata] = []
 
     def add(self, *models: admin_pb2.Model) -> None:
         self.models |= {model.model_id: model for model in models}
@@ -97,6 +98,13 @@ class ScriptedMesh(
     ) -> model_mesh_pb2.UnregisterModelResponse:
         self.models.pop(request.modelId, None)
         return model_mesh_pb2.UnregisterModelResponse()
+
+    async def ModelMetadata(
+        self, request: inference_pb2.ModelMetadataRequest, context: Any
+    ) -> inference_pb2.ModelMetadataResponse:
+        if not self.takes:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no metadata here")
+        return inference_pb2.ModelMetadataResponse(name=request.name, inputs=self.takes)
 
     async def ModelInfer(
         self, request: inference_pb2.ModelInferRequest, context: Any

@@ -187,6 +187,15 @@ def test_infer_with_a_given_input(mesh: ScriptedMesh, tmp_path: Path) -> None:
     assert list(request.inputs[0].contents.fp32_contents) == [4]
 
 
+def test_a_list_becomes_the_tensor_that_the_model_takes(mesh: ScriptedMesh) -> None:
+    mesh.takes = [
+        inference_pb2.ModelMetadataResponse.TensorMetadata(name="X", datatype="INT64", shape=[-1, 2])
+    ]
+    succeed(mesh, "infer", "wine", "--input", "[[1, 2]]")
+    (tensor,) = mesh.seen[-1][1].inputs
+    assert (tensor.name, list(tensor.contents.int64_contents)) == ("X", [1, 2])
+
+
 def test_infer_asks_the_sample_beside_the_model_and_reads_the_answer(
     mesh: ScriptedMesh, tmp_path: Path
 ) -> None:

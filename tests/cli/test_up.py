@@ -107,6 +107,13 @@ def test_a_model_of_ones_own_is_registered_asked_and_removed(laptop: RunningLapt
     assert laptop.run("infer", "mine").exit_code == 1
 
 
+def test_a_plain_list_of_numbers_is_enough(laptop: RunningLaptop) -> None:
+    wine = [12.86, 1.35, 2.32, 18.0, 122.0, 1.51, 1.25, 0.21, 0.94, 4.1, 0.76, 1.29, 630.0]
+    for model_id in ("wine-network", "wine-forest", "wine-xgboost"):
+        answer = laptop.ask("infer", model_id, "--input", json.dumps([wine]))
+        assert answer["outputs"], model_id
+
+
 def test_a_model_that_cannot_be_loaded_says_why(laptop: RunningLaptop) -> None:
     laptop.run("register", "broken", "--type", "onnx", "--path", "/no/such/model.onnx")
     result = laptop.run("load", "broken")

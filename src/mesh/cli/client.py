@@ -134,6 +134,22 @@ class Mesh:
             timeout=timeout_s,
         )
 
+    async def only_input(
+        self, model_id: str, *, timeout_s: float, vmodel: bool = False
+    ) -> inference_pb2.ModelMetadataResponse.TensorMetadata | None:
+        """Asks a model what it takes, which loads it; None where it takes several tensors or cannot tell."""
+        try:
+            reply = await self.inference.ModelMetadata(
+                inference_pb2.ModelMetadataRequest(name=model_id),
+                metadata=[model_header(model_id, vmodel=vmodel)],
+                timeout=timeout_s,
+            )
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                return None
+            raise
+        return reply.inputs[0] if len(reply.inputs) == 1 else None
+
     async def infer(
         self,
         model_id: str,

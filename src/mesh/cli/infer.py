@@ -78,20 +78,23 @@ def infer(
 ) -> None:
     """Ask MODEL by the Open Inference Protocol, loading it where it is not loaded.
 
-    The input is a list of numbers, such as '[[5.1, 3.5, 1.4]]', or a request in JSON, such as
-    '{"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3], "data": [5.1, 3.5, 1.4]}]}'. Without
-    --input, a sample.json that lies beside the model's data is asked; the example models have one.
+    The input is a list of numbers, such as '[[5.1, 3.5, 1.4]]', for a model that takes one tensor, or a request
+    in JSON, such as '{"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3], "data": [5.1, 3.5,
+    1.4]}]}'. Without --input, a sample.json that lies beside the model's data is asked; the example models have
+    one.
     """
 
     async def question(mesh: Mesh) -> Answer:
         described = None if vmodel else await mesh.model(model)
         if described is None and not vmodel:
             raise unknown_model(model)
-        chosen = None if given is not None else _sample_of(model, described, sample)
-        asked = request_from_json(model, {"inputs": chosen.inputs} if chosen else _read(given or ""))
-        return await _ask(
-            mesh, model, asked, chosen, described, repeat=repeat, vmodel=vmodel, timeout_s=timeout
-        )
+        if given is None:
+            chosen = _sample_of(model, described, sample)
+            asked = request_from_json(model, {"inputs": chosen.inputs})
+        else:
+            chosen = None
+            asked = await _request(mesh, model, _read(given), vmodel=vmodel, timeout_s=timeout)
+        return await _ask(mesh, model, asked, chosen, repeat=repeat, vmodel=vmodel, timeout_s=timeout)
 
     try:
         answer = ask(address, question)
@@ -128,17 +131,28 @@ def answer_lines(model_id: str, answer: Answer) -> list[str]:
     return lines
 
 
+async def _request(
+    mesh: Mesh, model_id: str, value: Any, *, vmodel: bool, timeout_s: float
+) -> inference_pb2.ModelInferRequest:
+    """Makes the request; a list becomes the tensor that the model says it takes."""
+    if isinstance(value, list) and (
+        takes := await mesh.only_input(model_id, vmodel=vmodel, timeout_s=timeout_s)
+    ):
+        return request_from_json(model_id, value, name=takes.name, datatype=takes.datatype)
+    return request_from_json(model_id, value)
+
+
 async def _ask(
     mesh: Mesh,
     model_id: str,
     request: inference_pb2.ModelInferRequest,
     sample: Sample | None,
-    described: admin_pb2.Model | None,
     *,
     repeat: int,
     vmodel: bool,
     timeout_s: float,
 ) -> Answer:
+    described = None if vmodel else await mesh.model(model_id)
     cold = None if described is None else all(copy.state not in _SERVING for copy in described.copies)
     response = inference_pb2.ModelInferResponse()
     seconds = []

@@ -60,13 +60,17 @@ class Tensor:
         return self.data[: max(1, math.prod(self.shape[1:]))]
 
 
-def request_from_json(model_id: str, value: Any) -> inference_pb2.ModelInferRequest:
+def request_from_json(
+    model_id: str, value: Any, *, name: str = "input", datatype: str = "FP32"
+) -> inference_pb2.ModelInferRequest:
     """Makes a request of what a person gives.
 
     Args:
         model_id: also sent as the request's model name.
         value: ``{"inputs": [{"name", "datatype", "shape", "data"}, ...]}``, or a (nested) list of numbers,
-            which stands for one FP32 tensor named ``input``.
+            which stands for one tensor.
+        name: of the tensor that a list stands for.
+        datatype: of the same.
 
     Raises:
         InputError: it is neither, or a tensor's data does not fit its datatype or shape.
@@ -74,7 +78,7 @@ def request_from_json(model_id: str, value: Any) -> inference_pb2.ModelInferRequ
     if isinstance(value, list):
         data, shape = _flat(value, "input")
         shape = shape if len(shape) > 1 else [1, *shape]
-        value = {"inputs": [{"name": "input", "datatype": "FP32", "shape": shape, "data": data}]}
+        value = {"inputs": [{"name": name, "datatype": datatype, "shape": shape, "data": data}]}
     if not isinstance(value, dict) or not isinstance(value.get("inputs"), list) or not value["inputs"]:
         raise InputError(
             'the input must be a list of numbers or {"inputs": [{"name", "datatype", "shape", "data"}]}'
