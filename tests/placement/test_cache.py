@@ -613,20 +613,23 @@ def test_a_measured_size_that_is_smaller_makes_room() -> None:
     shell.in_flight["a"] = 1
     shell.send(LoadFinished("a", start.load_id, 0))
     shell.request("b", 50)
-    assert shell.state("b") == "absent"
+    assert shell.state("b") == "new"
     shell.send(SizeMeasured("a", start.load_id, 30))
-    shell.request("b", 50)
     assert shell.state("b") == "loading"
 
 
-def test_a_load_refused_as_everything_is_on_its_way_says_so() -> None:
-    shell = Shell()
+def test_a_request_waits_its_turn_while_everything_is_on_its_way() -> None:
+    shell = Shell(limits(just_loaded_ms=5_000))
     shell.request("a", 50)
     shell.request("b", 40)
-    shell.send(LoadRequested("c", urgent=True))
-    (refused,) = shell.take(ReportRefused)
-    assert refused.reason is Refusal.NO_ROOM
-    assert "everything else is being loaded or in use" in refused.message
+    starts = {start.model_id: start for start in shell.take(StartLoad)}
+    shell.request("c", 30)
+    assert shell.state("c") == "new"
+    shell.send(LoadFinished("a", starts["a"].load_id, 50), after_ms=10)
+    assert shell.state("c") == "new"
+    shell.send(Used("a", shell.now, in_flight=0), after_ms=1)
+    assert [evicted.model_id for evicted in shell.seen(ReportEvicted)] == ["a"]
+    assert shell.state("c") in {"queued", "waiting", "loading"}
 
 
 def test_a_failure_that_is_half_expired_is_tried_again_on_demand() -> None:

@@ -41,7 +41,7 @@ class Search:
 
     Attributes:
         victims: enough to make the room, or empty.
-        later: there would be enough once requests in flight have ended.
+        later: there would be enough once requests in flight and loads under way have ended.
         limit: why there is no more to be had.
         next_used_ms: last use of the entry at the limit.
         available_units: what could be evicted now.
@@ -104,6 +104,8 @@ def find_victims(
         elif state is not CopyState.FAILED and not (
             displaces and state is CopyState.QUEUED and not entry.urgent and entry is not newcomer
         ):
+            # What is on its way now can go once those who wait for it have been served.
+            busy_units += entry.units if entry is not newcomer else 0
             continue
         idle.append(entry)
         idle_units += entry.units
