@@ -166,7 +166,11 @@ impl<'a> Journey<'a> {
             self.tried.push(id);
             return Step::ask(Reason::Unreachable, Some(id), format!("endpoint {id} was removed"));
         };
-        let choice = self.call.plane.table.take_at(self.target.model_id(), &endpoint, epoch_ms());
+        let Some(model_id) = self.target.model_id.as_deref() else {
+            let message = format!("no model is known for vmodel {}", self.target.subject.id);
+            return refuse(&Status::new(Code::INTERNAL, message), client);
+        };
+        let choice = self.call.plane.table.take_at(model_id, &endpoint, epoch_ms());
         self.take(choice, client)
     }
 

@@ -399,3 +399,146 @@ impl Drop for Ticket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::Address;
+    use crate::settings::Settings;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+    use std::time::Duration;
+
+    fn endpoint(id: u32, kind: EndpointKind) -> Arc<Endpoint> {
+        let settings = Settings {
+            shards: 1,
+            max_message_bytes: 1,
+            max_metadata_bytes: 1,
+            max_retained_bytes: 1,
+            max_hops: 1,
+            connect_timeout: Duration::from_secs(1),
+            keepalive_interval: Duration::from_secs(1),
+            max_connection_age: Duration::ZERO,
+            max_connection_age_grace: Duration::ZERO,
+            per_model_metrics: false,
+            max_model_series: 0,
+            model_series_idle: Duration::ZERO,
+        };
+        Endpoint::new(id, kind, "test", Address::Tcp("localhost:1".to_owned()), &settings)
+    }
+
+    const ANY: Wanted<'_> = Wanted { avoid: &[], local_only: false, prefer_local: false };
+
+    fn chosen(model: &Arc<Model>, wanted: Wanted<'_>) -> Option<(u32, Lease)> {
+        match model.choose(wanted, 0) {
+            Choice::Ready(lease) => Some((lease.endpoint().id, lease)),
+            _ => None,
+        }
+    }
+
+    /// The lease that a ticket has got by now.
+    fn granted(ticket: &mut Ticket) -> Option<Lease> {
+        let receiver = pin!(&mut ticket.granted);
+        match receiver.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => ticket.lease.take(),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn equal_copies_take_turns_and_the_local_one_comes_first() {
+        let model = Arc::new(Model::new("m"));
+        let kinds = [EndpointKind::Peer, EndpointKind::Runtime, EndpointKind::Peer];
+        let endpoints: Vec<_> = (0..).zip(kinds).map(|(id, kind)| endpoint(id, kind)).collect();
+        model.set(&endpoints, 0, 0);
+        let leases: Vec<_> = (0..6).map(|_| chosen(&model, ANY).unwrap()).collect();
+        assert_eq!(leases.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [1, 0, 2, 1, 0, 2]);
+        let balanced = Wanted { prefer_local: true, ..ANY };
+        assert_eq!(chosen(&model, balanced).unwrap().0, 1);
+        let avoiding = Wanted { avoid: &[0, 1], ..ANY };
+        assert_eq!(chosen(&model, avoiding).unwrap().0, 2);
+        drop(leases);
+        // Nothing is in flight: the local one again, and then the others by turns.
+        let one_by_one: Vec<_> = (0..3).map(|_| chosen(&model, ANY).unwrap().0).collect();
+        assert_eq!(one_by_one, [1, 1, 1]);
+        let peers = Wanted { avoid: &[1], ..ANY };
+        let by_turns: Vec<_> = (0..4).map(|_| chosen(&model, peers).unwrap().0).collect();
+        assert!(by_turns == [0, 2, 0, 2] || by_turns == [2, 0, 2, 0], "{by_turns:?}");
+    }
+
+    #[test]
+    fn a_removed_endpoint_is_in_no_route() {
+        let model = Arc::new(Model::new("m"));
+        let peer = endpoint(0, EndpointKind::Peer);
+        model.set(&[Arc::clone(&peer)], 0, 0);
+        peer.remove();
+        assert!(chosen(&model, ANY).is_none());
+        assert!(model.endpoints().is_empty());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Event {
+        Arrive,
+        /// The running or the waiting request of that rank ends.
+        Finish(usize),
+        GiveUp(usize),
+        Limit(u32),
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let event = prop_oneof![
+            4 => Just(Event::Arrive),
+            2 => (0_usize..8).prop_map(Event::Finish),
+            1 => (0_usize..8).prop_map(Event::GiveUp),
+            1 => (1_u32..5).prop_map(Event::Limit),
+        ];
+        prop::collection::vec(event, 0..120)
+    }
+
+    proptest! {
+        #[test]
+        fn the_queue_is_fair_and_bounded(events in events(), max_queued in -1_i64..6) {
+            let model = Arc::new(Model::new("m"));
+            let runtime = [endpoint(0, EndpointKind::Runtime)];
+            let mut max = 2;
+            model.set(&runtime, max, max_queued);
+            let mut running: Vec<Lease> = Vec::new();
+            let mut waiting: VecDeque<Ticket> = VecDeque::new();
+            for event in events {
+                match event {
+                    Event::Arrive => match model.choose(ANY, 0) {
+                        Choice::Ready(lease) => {
+                            prop_assert!(waiting.is_empty(), "one went past those who wait");
+                            running.push(lease);
+                        }
+                        Choice::Queued(ticket) => waiting.push_back(ticket),
+                        Choice::Full => prop_assert_eq!(waiting.len() as i64, max_queued),
+                        Choice::None => prop_assert!(false, "there is a copy"),
+                    },
+                    Event::Finish(rank) if rank < running.len() => drop(running.swap_remove(rank)),
+                    Event::GiveUp(rank) if rank < waiting.len() => drop(waiting.remove(rank)),
+                    Event::Limit(new) => {
+                        max = new;
+                        model.set(&runtime, max, max_queued);
+                    }
+                    _ => {}
+                }
+                // Whoever was let in stood at the front.
+                while let Some(lease) = waiting.front_mut().and_then(granted) {
+                    waiting.pop_front();
+                    running.push(lease);
+                }
+                prop_assert!(waiting.iter_mut().all(|ticket| granted(ticket).is_none()), "out of order");
+                prop_assert!(waiting.is_empty() || running.len() >= max as usize, "a slot stays empty");
+                prop_assert_eq!(model.local_in_flight() as usize, running.len() + waiting.len());
+            }
+            drop((running, waiting));
+            prop_assert_eq!(model.local_in_flight(), 0);
+            prop_assert_eq!(model.close_local().0, 0);
+            prop_assert!(model.detach_if_idle());
+        }
+    }
+}
