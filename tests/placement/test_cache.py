@@ -386,6 +386,29 @@ def test_a_failure_of_a_model_in_use_is_forgotten_after_half_the_time() -> None:
     assert shell.take(ForgetFailure) == [ForgetFailure("a")]
 
 
+def test_a_failure_whose_reminder_made_room_is_forgotten_all_the_same() -> None:
+    shell = Shell()
+    shell.request("a", 20)
+    (start,) = shell.take(StartLoad)
+    shell.send(LoadFailed("a", start.load_id, 13, "broken file", load_started=False))
+    shell.send(Tick(), after_ms=1_000)
+    shell.load("large", 90)
+    assert "a" not in shell.cache
+    shell.send(Tick(), after_ms=449_000)
+    assert shell.take(ForgetFailure) == [ForgetFailure("a")]
+
+
+def test_a_failure_for_whose_reminder_there_is_no_room_is_forgotten_in_time() -> None:
+    shell = Shell()
+    shell.load("resident", 90)
+    shell.send(LoadRequested("a", size_hint_units=91))
+    (failed,) = shell.take(ReportFailed)
+    assert failed.reason is Failure.LARGER_THAN_CAPACITY
+    assert "a" not in shell.cache
+    shell.send(Tick(), after_ms=450_000)
+    assert shell.take(ForgetFailure) == [ForgetFailure("a")]
+
+
 def test_a_load_that_takes_too_long_is_unloaded_a_little_later() -> None:
     shell = Shell()
     shell.request("a", 20)

@@ -69,11 +69,14 @@ class Books:
     def fail(self, entry: Entry, note: FailureNote) -> None:
         """Ends a load; what the runtime held of it is settled already.
 
-        A reminder of one unit stays, so that the failure is told at once for a while.
+        A reminder of one unit stays where there is room, so that the failure is told at once for a while. The
+        record is to forget the failure in time also where no reminder stays.
         """
         if not entry.gone:
             self.drop(entry)
         self.tell_failure(entry.model_id, note, fresh=True)
+        half_ms = self.now_ms + self.limits.failure_expiry_ms // 2
+        self.timers.set(half_ms, Due.FAILURE_EXPIRY, entry.model_id, entry.load_id)
         if self.memory.free <= 0:
             return
         reminder = Entry(
@@ -90,8 +93,6 @@ class Books:
         self.memory.used += 1
         self.entries[entry.model_id] = reminder
         self.lru.add(reminder)
-        half_ms = self.now_ms + self.limits.failure_expiry_ms // 2
-        self.timers.set(half_ms, Due.FAILURE_EXPIRY, entry.model_id, entry.load_id)
 
     def tell_failure(self, model_id: str, note: FailureNote, *, fresh: bool) -> None:
         """Reports a failure, new or remembered."""

@@ -470,6 +470,9 @@ class LocalCache:
             self._departures.check(model_id)
         else:
             entry = self._books.entries.get(model_id)
+            if entry is None and due is Due.FAILURE_EXPIRY:
+                # Its reminder had to make room, or found none; the record has the failure still.
+                self._books.out.append(do.ForgetFailure(model_id))
             if entry is None or entry.load_id != load_id:
                 return
             if due is Due.SPACE_DEADLINE:
