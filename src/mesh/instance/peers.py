@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TypeVar
 
 import grpc
 
@@ -11,6 +12,8 @@ from mesh.instance.errors import MeshError, Reason, model_not_found
 from mesh.protos import peer_pb2, peer_pb2_grpc
 
 log = logging.getLogger(__name__)
+
+Reply = TypeVar("Reply")
 
 #: A peer that is alive answers a question about itself well within this, seconds.
 QUESTION_TIMEOUT_S = 2.0
@@ -41,6 +44,7 @@ class Peer:
         self.endpoint = endpoint
         self._channel: grpc.aio.Channel | None = None
         self._stub: peer_pb2_grpc.PeerStub | None = None
+        self._left = False
 
     @property
     def _calls(self) -> peer_pb2_grpc.PeerStub:
@@ -55,10 +59,7 @@ class Peer:
         Raises:
             MeshError: the peer could not be asked. Whether it loads the model is then unknown.
         """
-        try:
-            return await self._calls.Load(request, timeout=timeout_s)
-        except grpc.aio.AioRpcError as error:
-            raise self._unreachable(error, request.model_id) from None
+        return await self._asked(lambda peer: peer.Load(request, timeout=timeout_s), request.model_id)
 
     async def copy_status(self, model_id: str) -> peer_pb2.CopyStatusReply:
         """Asks for the state of the peer's copy.
@@ -66,12 +67,8 @@ class Peer:
         Raises:
             MeshError: the peer could not be asked.
         """
-        try:
-            return await self._calls.CopyStatus(
-                peer_pb2.CopyStatusRequest(model_id=model_id), timeout=QUESTION_TIMEOUT_S
-            )
-        except grpc.aio.AioRpcError as error:
-            raise self._unreachable(error, model_id) from None
+        request = peer_pb2.CopyStatusRequest(model_id=model_id)
+        return await self._asked(lambda peer: peer.CopyStatus(request, timeout=QUESTION_TIMEOUT_S), model_id)
 
     async def answers(self) -> bool:
         """Whether the peer answers at all."""
@@ -87,12 +84,8 @@ class Peer:
         Raises:
             MeshError: the peer could not be asked.
         """
-        try:
-            return await self._calls.LocalModels(
-                peer_pb2.LocalModelsRequest(model_id=model_id), timeout=QUESTION_TIMEOUT_S
-            )
-        except grpc.aio.AioRpcError as error:
-            raise self._unreachable(error, model_id) from None
+        request = peer_pb2.LocalModelsRequest(model_id=model_id)
+        return await self._asked(lambda peer: peer.LocalModels(request, timeout=QUESTION_TIMEOUT_S), model_id)
 
     async def decisions(self, model_id: str, limit: int) -> peer_pb2.LocalDecisionsReply:
         """Asks for the peer's recent decisions, newest first.
@@ -100,29 +93,45 @@ class Peer:
         Raises:
             MeshError: the peer could not be asked.
         """
-        try:
-            return await self._calls.LocalDecisions(
-                peer_pb2.LocalDecisionsRequest(model_id=model_id, limit=limit), timeout=QUESTION_TIMEOUT_S
-            )
-        except grpc.aio.AioRpcError as error:
-            raise self._unreachable(error, model_id) from None
+        request = peer_pb2.LocalDecisionsRequest(model_id=model_id, limit=limit)
+        return await self._asked(
+            lambda peer: peer.LocalDecisions(request, timeout=QUESTION_TIMEOUT_S), model_id
+        )
 
-    def _unreachable(self, error: grpc.aio.AioRpcError, model_id: str) -> MeshError:
-        code = error.code()
-        if code is grpc.StatusCode.NOT_FOUND:
-            return model_not_found(model_id)
+    async def _asked(
+        self, call: Callable[[peer_pb2_grpc.PeerStub], Awaitable[Reply]], model_id: str
+    ) -> Reply:
+        if self._left:
+            raise self._unreachable(model_id, "it left the mesh")
+        try:
+            return await call(self._calls)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                raise model_not_found(model_id) from None
+            raise self._unreachable(model_id, error.details() or "", error.code()) from None
+        except asyncio.CancelledError:
+            # Closing a channel cancels its calls, and with them those who wait, who were not cancelled themselves.
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():
+                raise self._unreachable(model_id, "it left the mesh meanwhile") from None
+            raise
+
+    def _unreachable(
+        self, model_id: str, why: str, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE
+    ) -> MeshError:
         if code is not grpc.StatusCode.DEADLINE_EXCEEDED:
             code = grpc.StatusCode.UNAVAILABLE
         return MeshError(
             code,
             Reason.UNREACHABLE,
-            f"instance {self.instance_id} at {self.address} did not answer: {error.details()}",
+            f"instance {self.instance_id} at {self.address} did not answer: {why}",
             model_id,
             retry_after_s=1.0,
         )
 
     async def close(self) -> None:
-        """Ends the control channel."""
+        """Ends the control channel and what is asked through it."""
+        self._left = True
         if self._channel is not None:
             await self._channel.close()
 
