@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from mesh.dataplane import DataPlane
@@ -68,7 +68,7 @@ class Routes:
         self._now_ms = now_ms
         self._models_at: dict[str, set[str]] = {}
         self._routed: set[str] = set()
-        self._words: dict[str, dict[str, float]] = {}
+        self._words: dict[str, dict[str, asyncio.TimerHandle]] = {}
         self._suspects: dict[str, asyncio.TimerHandle] = {}
         self._ripening: dict[str, asyncio.TimerHandle] = {}
 
@@ -84,9 +84,10 @@ class Routes:
 
     def note_loaded(self, model_id: str, peer: Peer) -> None:
         """A peer said that it has the model loaded; the registry may show it only later."""
-        loop = asyncio.get_running_loop()
-        self._words.setdefault(model_id, {})[peer.instance_id] = loop.time() + WORD_TTL_S
-        loop.call_later(WORD_TTL_S + 0.1, self._forget_word, model_id, peer.instance_id)
+        self._take_back_word(model_id, peer.instance_id)
+        self._words.setdefault(model_id, {})[peer.instance_id] = asyncio.get_running_loop().call_later(
+            WORD_TTL_S, self._forget_word, model_id, peer.instance_id
+        )
         self.refresh(model_id)
 
     def note_absent(self, model_id: str, peer: Peer) -> None:
@@ -96,15 +97,15 @@ class Routes:
 
     def note_unreachable(self, peer: Peer) -> None:
         """A peer does not answer: for a while its copies are the last choice, until its session ends or it is back."""
-        loop = asyncio.get_running_loop()
-        if timer := self._suspects.pop(peer.instance_id, None):
-            timer.cancel()
-        else:
-            log.warning("peer does not answer", extra={"peer": peer.instance_id, "address": peer.address})
-        self._suspects[peer.instance_id] = loop.call_later(
+        known = self._suspects.get(peer.instance_id)
+        if known is not None:
+            known.cancel()
+        self._suspects[peer.instance_id] = asyncio.get_running_loop().call_later(
             SUSPICION_TTL_S, self._trust_again, peer.instance_id
         )
-        self._refresh_all_at(peer.instance_id)
+        if known is None:
+            log.warning("peer does not answer", extra={"peer": peer.instance_id, "address": peer.address})
+            self._refresh_all_at(peer.instance_id)
 
     def is_suspect(self, instance_id: str) -> bool:
         """Whether a peer did not answer a short while ago."""
@@ -160,9 +161,7 @@ class Routes:
             self._now_ms(),
         )
 
-    def _copy_seen(
-        self, model_id: str, instance_id: str, started_ms: int, words: Mapping[str, float]
-    ) -> CopySeen:
+    def _copy_seen(self, model_id: str, instance_id: str, started_ms: int, words: Container[str]) -> CopySeen:
         if instance_id == self._instance_id:
             # What is on its way here is known to be, however long it takes.
             serving = self._local.is_serving(model_id)
@@ -170,7 +169,7 @@ class Routes:
         return CopySeen(
             instance_id,
             started_ms,
-            confirmed=words.get(instance_id, 0) > asyncio.get_running_loop().time(),
+            confirmed=instance_id in words,
             doubtful=instance_id in self._suspects or self._is_leaving(instance_id),
         )
 
@@ -196,14 +195,13 @@ class Routes:
         self._ripening[model_id] = asyncio.get_running_loop().call_later(max(0.001, delay_s), refresh)
 
     def _forget_word(self, model_id: str, instance_id: str) -> None:
-        until_s = self._words.get(model_id, {}).get(instance_id)
-        if until_s is not None and until_s <= asyncio.get_running_loop().time():
-            self._take_back_word(model_id, instance_id)
-            self.refresh(model_id)
+        self._take_back_word(model_id, instance_id)
+        self.refresh(model_id)
 
     def _take_back_word(self, model_id: str, instance_id: str) -> None:
         words = self._words.get(model_id, {})
-        words.pop(instance_id, None)
+        if timer := words.pop(instance_id, None):
+            timer.cancel()
         if not words:
             self._words.pop(model_id, None)
 
@@ -253,5 +251,6 @@ class Routes:
 
     def close(self) -> None:
         """Follows changes no more."""
-        for timer in (*self._ripening.values(), *self._suspects.values()):
+        words = (timer for timers in self._words.values() for timer in timers.values())
+        for timer in (*self._ripening.values(), *self._suspects.values(), *words):
             timer.cancel()
