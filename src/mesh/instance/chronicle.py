@@ -11,6 +11,7 @@ from mesh.placement import (
     DecisionKind,
     DecisionRing,
     Deregister,
+    EvictionReason,
     ReportCapacityLost,
     ReportEvicted,
     ReportFailed,
@@ -64,7 +65,9 @@ class Chronicle:
             f"last used {report.age_ms / 1_000:.1f} s before"
         )
         if report.for_model:
-            self._evicted_for.setdefault(report.for_model, []).append(report.model_id)
+            if report.reason is EvictionReason.ROOM:
+                # Told when the model is loaded or not; that of one which is there already has been told.
+                self._evicted_for.setdefault(report.for_model, []).append(report.model_id)
             summary += f", to make room for {report.for_model}"
         self._note(
             DecisionKind.EVICTION, report.model_id, summary, (report.for_model,) if report.for_model else ()
