@@ -10,7 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from mesh.registry import KEEP, Keep, ModelRecord, OutcomeUnknown, Registry, RegistryError, StoreUnavailable
+from mesh.registry import (
+    KEEP,
+    Keep,
+    ModelRecord,
+    OutcomeUnknown,
+    Registry,
+    RegistryError,
+    StoreDenied,
+    StoreUnavailable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +27,8 @@ log = logging.getLogger(__name__)
 RETRY_INTERVAL_S = 1.0
 #: A load does not wait longer than this for its registration, seconds: a write's deadline and one try more.
 REGISTER_TIMEOUT_S = 7.0
+#: Records written at a time where no load waits: a model server that is gone may have had thousands of copies.
+WRITERS_IN_NO_HURRY = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,17 @@ class _AddCopy:
             .without_failure(self.instance_id)
             .with_use(self.last_used_ms)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _RestoreCopy:
+    instance_id: str
+    started_ms: int
+
+    def apply(self, record: ModelRecord) -> ModelRecord:
+        if self.instance_id in record.copies:
+            return record
+        return record.with_copy(self.instance_id, self.started_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +136,7 @@ class Registration:
         self._now_ms = now_ms
         self._pending: dict[str, list[_Change]] = {}
         self._writers: dict[str, asyncio.Task[None]] = {}
+        self._in_no_hurry = asyncio.Semaphore(WRITERS_IN_NO_HURRY)
 
     async def add_copy(self, model_id: str, last_used_ms: int, beside: frozenset[str]) -> NotAdded | None:
         """Enters this instance as one that loads the model, unless another one does.
@@ -134,6 +157,10 @@ class Registration:
             # It may be written after all; the record must not promise a copy that nobody loads.
             self.remove_copy(model_id)
             return NotAdded(f"the registry did not take the registration within {REGISTER_TIMEOUT_S:g} s")
+
+    def restore_copy(self, model_id: str, started_ms: int) -> None:
+        """Enters a copy again that is loaded here and that the record does not know any more."""
+        self._add(model_id, _RestoreCopy(self._instance_id, started_ms))
 
     def remove_copy(self, model_id: str) -> None:
         """Removes this instance from the model's copies."""
@@ -169,7 +196,11 @@ class Registration:
 
     async def _write_all(self, model_id: str) -> None:
         try:
-            await self._write(model_id)
+            if any(isinstance(change, _AddCopy) for change in self._pending[model_id]):
+                await self._write(model_id)
+            else:
+                async with self._in_no_hurry:
+                    await self._write(model_id)
         finally:
             del self._writers[model_id]
 
@@ -177,12 +208,13 @@ class Registration:
         while changes := self._pending.pop(model_id, None):
             try:
                 await self._registry.models.update(model_id, _together(changes))
-            except (StoreUnavailable, OutcomeUnknown) as error:
+            except (StoreUnavailable, StoreDenied) as error:
                 self._refuse(changes, f"the registry is away: {error}")
                 kept = [change for change in changes if not isinstance(change, _AddCopy)]
-                self._pending[model_id] = kept + self._pending.get(model_id, [])
                 if isinstance(error, OutcomeUnknown) and len(kept) < len(changes):
-                    self._pending[model_id].append(_RemoveCopy(self._instance_id, self._now_ms()))
+                    # Before what was asked for since, which may be that the copy be added after all.
+                    kept.append(_RemoveCopy(self._instance_id, self._now_ms()))
+                self._pending[model_id] = kept + self._pending.get(model_id, [])
                 if self._pending[model_id]:
                     await asyncio.sleep(RETRY_INTERVAL_S)
             except RegistryError as error:
