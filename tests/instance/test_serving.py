@@ -27,12 +27,12 @@ async def test_a_first_request_loads_its_model(mesh: Mesh) -> None:
 async def test_any_instance_serves_any_model(mesh: Mesh) -> None:
     clients = [await mesh.add() for _ in range(3)]
     await mesh.settle()
-    for number in range(12):
+    for number in range(30):
         await clients[number % 3].register(f"m{number}")
     for client in clients:
-        for number in range(12):
+        for number in range(30):
             assert await client.infer(f"m{number}", b"q") == f"m{number}:q".encode()
-    assert all(mesh.loads(f"m{number}") == 1 for number in range(12))
+    assert all(mesh.loads(f"m{number}") == 1 for number in range(30))
     assert all(len(runtime.loaded) >= 2 for runtime in mesh.runtimes), "the models spread"
 
 
