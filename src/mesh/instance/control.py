@@ -73,6 +73,7 @@ class ControlServer:
         peer: answers other instances.
         version: of the mesh, for ``ServerMetadata``.
         max_message_bytes: largest request.
+        run_dir: where the socket's directory goes; empty for the system's temporary files.
     """
 
     def __init__(
@@ -83,9 +84,11 @@ class ControlServer:
         *,
         version: str,
         max_message_bytes: int,
+        run_dir: str = "",
     ) -> None:
-        self._run_dir = Path(tempfile.mkdtemp(prefix="mesh-"))
-        self.address = f"unix:{self._run_dir / 'control.sock'}"
+        # A directory of its own, so that nobody else on the machine can reach the socket.
+        self._run_dir = Path(tempfile.mkdtemp(prefix="mesh-", dir=run_dir or None))
+        self.address = f"unix:{self._run_dir / 's'}"
         self._server = grpc.aio.server(
             options=(
                 ("grpc.max_receive_message_length", max_message_bytes),

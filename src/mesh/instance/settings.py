@@ -291,6 +291,12 @@ class Settings:
         "(a pure router)",
         default="spi",
     )
+    run_dir: str = setting(
+        "MESH_RUN_DIR",
+        _text,
+        "directory for the instance's own socket; default the system's for temporary files",
+        default="",
+    )
     shards: int = setting("MESH_DATAPLANE_SHARDS", _integer(1, 64), "threads that move bytes", default=1)
     log_level: str = setting("MESH_LOG_LEVEL", _text, "DEBUG, INFO, WARNING or ERROR", default="INFO")
 

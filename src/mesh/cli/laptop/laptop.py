@@ -206,6 +206,7 @@ class Laptop:
             metrics=MetricsSettings(port=one.metrics_port),
             # A person who tries one model after the other is no churn to be guarded against.
             min_churn_age_ms=0,
+            run_dir=str(self.plan.run),
         )
 
     async def _register(self, models: list[CatalogModel]) -> None:

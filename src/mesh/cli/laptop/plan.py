@@ -168,6 +168,7 @@ def _server_command(options: Options, socket_path: Path, server_port: int | None
             str(socket_path),
             "--capacity",
             str(options.capacity),
+            "--warm-up",
         ]
     values = {"{socket}": str(socket_path), "{capacity}": str(options.capacity), "{port}": str(server_port)}
     try:

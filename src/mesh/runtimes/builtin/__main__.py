@@ -19,7 +19,12 @@ _THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
     show_default=True,
     help="Threads that a library may use for one request.",
 )
-def main(threads_per_request: int, **given: Any) -> None:
+@click.option(
+    "--warm-up",
+    is_flag=True,
+    help="Import the libraries of all installed formats at the start, so that no first model waits for that.",
+)
+def main(threads_per_request: int, warm_up: bool, **given: Any) -> None:
     """Serves ONNX, scikit-learn, XGBoost and LightGBM models."""
     # Read once, when a library is loaded; without a limit each takes all cores for each request.
     for name in _THREAD_SETTINGS:
@@ -28,7 +33,10 @@ def main(threads_per_request: int, **given: Any) -> None:
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     from mesh.runtimes.builtin.runtime import BuiltinRuntime
 
-    run_with(BuiltinRuntime(threads_per_request), given)
+    runtime = BuiltinRuntime(threads_per_request)
+    if warm_up:
+        runtime.warm_up_soon()
+    run_with(runtime, given)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,20 @@
 """The built-in runtime, made with the base class that custom runtimes have."""
 
+import logging
+import os
 import threading
 from collections.abc import Mapping
 
 import grpc
 
-from mesh.runtimes.builtin.formats import Format, Servable, import_format, locate
+from mesh.runtimes.builtin.formats import FORMATS, Format, Servable, import_format, locate
 from mesh.runtimes.interface import ModelInfo, RuntimeFailure
 from mesh.runtimes.python.datatypes import Array
 from mesh.runtimes.python.model import InferRequest, ModelMetadata, PythonRuntime
+
+_log = logging.getLogger(__name__)
+
+_WARM_UP_NICENESS = 10
 
 
 class BuiltinRuntime(PythonRuntime[Servable]):
@@ -27,9 +33,24 @@ class BuiltinRuntime(PythonRuntime[Servable]):
         self._warm: set[str] = set()
         self._warming = threading.Lock()
 
+    def warm_up_soon(self) -> None:
+        """Imports the libraries of all formats that are installed, in the background and after all else."""
+        threading.Thread(target=self._warm_all, name="warm-up", daemon=True).start()
+
+    def _warm_all(self) -> None:
+        # Linux counts niceness by thread: requests go before it.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _WARM_UP_NICENESS)
+        for form in FORMATS.values():
+            try:
+                self._warm_up(form)
+            except RuntimeFailure as failure:
+                _log.info("not warmed up: %s", failure)
+
     def prepare(self, model: ModelInfo) -> None:
         """Imports the library of the model's format."""
-        form, _ = locate(model)
+        self._warm_up(locate(model)[0])
+
+    def _warm_up(self, form: Format) -> None:
         with self._warming:
             if form.name not in self._warm:
                 import_format(form).warm_up(self._threads)
@@ -61,8 +82,11 @@ class BuiltinRuntime(PythonRuntime[Servable]):
 
 
 def _unreadable(form: Format, file: str, error: Exception) -> RuntimeFailure:
-    lines = str(error).strip().splitlines() or ["no reason told"]
+    text, _, trace = str(error).partition("Stack trace:")
+    lines = text.strip().splitlines() or ["no reason told"]
+    # XGBoost begins with the reason and goes on with the place in the file and in its own code.
+    reason = lines[0] if trace else lines[-1]
     return RuntimeFailure(
         grpc.StatusCode.INVALID_ARGUMENT,
-        f"{file} is not a readable {form.title} model: {type(error).__name__}: {lines[-1]}",
+        f"{file} is not a readable {form.title} model: {type(error).__name__}: {reason}",
     )
