@@ -22,10 +22,13 @@ class ScriptedRuntime(spi_grpc.ModelRuntimeServicer):
 
     Attributes:
         sizes: bytes by model id; ``size`` for others.
+        true_sizes: bytes that a load turns out to take, where that is not what was predicted.
         load_delay_s: how long each load takes.
+        unload_delay_s: how long each unload takes.
         refuse: model id to the code and message with which its load fails.
         hang: models whose load never ends.
         loaded: models that it has.
+        paths: of the models that it was told to load, in order.
         loads, unloads, calls: how often each model was loaded, unloaded and asked.
     """
 
@@ -48,7 +51,10 @@ class ScriptedRuntime(spi_grpc.ModelRuntimeServicer):
         self.loading_timeout_ms = loading_timeout_ms
         self.limit_concurrency = limit_concurrency
         self.sizes: dict[str, int] = {}
+        self.true_sizes: dict[str, int] = {}
+        self.paths: list[str] = []
         self.load_delay_s = 0.0
+        self.unload_delay_s = 0.0
         self.call_delay_s = 0.0
         self.refuse: dict[str, tuple[grpc.StatusCode, str]] = {}
         self.refuse_calls: dict[str, tuple[grpc.StatusCode, str]] = {}
@@ -88,6 +94,7 @@ class ScriptedRuntime(spi_grpc.ModelRuntimeServicer):
 
     async def loadModel(self, request: spi.LoadModelRequest, context: Any) -> spi.LoadModelResponse:  # noqa: N802
         self.loads[request.modelId] += 1
+        self.paths.append(request.modelPath)
         if request.modelId in self.hang:
             await asyncio.Event().wait()
         if self.load_delay_s:
@@ -96,11 +103,13 @@ class ScriptedRuntime(spi_grpc.ModelRuntimeServicer):
             await context.abort(*refusal)
         self.loaded.add(request.modelId)
         return spi.LoadModelResponse(
-            sizeInBytes=self.sizes.get(request.modelId, self.size),
+            sizeInBytes=self.true_sizes.get(request.modelId, self.sizes.get(request.modelId, self.size)),
             maxConcurrency=self.limit_concurrency,
         )
 
     async def unloadModel(self, request: spi.UnloadModelRequest, context: Any) -> spi.UnloadModelResponse:  # noqa: N802
+        if self.unload_delay_s:
+            await asyncio.sleep(self.unload_delay_s)
         self.unloads[request.modelId] += 1
         self.loaded.discard(request.modelId)
         return spi.UnloadModelResponse()

@@ -109,15 +109,7 @@ async def test_a_server_that_lies_about_sizes_is_corrected(mesh: Mesh) -> None:
         await client.infer(f"m{number}")
     cache = mesh.instances[0].parts.loader.cache  # type: ignore[union-attr]
     mesh.runtimes[0].sizes["liar"] = 2 * MIB
-    original = mesh.runtimes[0].loadModel
-
-    async def lie(request: Any, context: Any) -> Any:
-        reply = await original(request, context)
-        if request.modelId == "liar":
-            reply.sizeInBytes = 25 * MIB
-        return reply
-
-    mesh.runtimes[0].loadModel = lie  # type: ignore[method-assign]
+    mesh.runtimes[0].true_sizes["liar"] = 25 * MIB
     await client.register("liar")
     assert await client.infer("liar") == b"liar:x"
     await eventually(lambda: cache.used_units <= cache.capacity_units and cache.deficit_units == 0)

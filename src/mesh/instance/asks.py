@@ -148,7 +148,8 @@ class Asks:
                 self._dataplane.answer_held(ask.token)
             return
         loading = None if self._loader is None else self._loader.waiting(model_id)
-        if loading is not None:
+        if self._loader is not None and loading is not None:
+            self._loader.hurry(model_id)
             outcome = await asyncio.shield(loading)
             if outcome.loaded:
                 self._dataplane.answer_route(ask.token, model_id)
@@ -179,6 +180,8 @@ class Asks:
         )
         match next_step(request, self._routes.usable(model_id), failures, self._now_ms()):
             case UseCopies():
+                # What was decided by must be what the data plane has, or it would ask again at once.
+                self._routes.refresh(model_id)
                 self._dataplane.answer_route(ask.token, model_id)
             case AwaitLoad(instance_id) if instance_id != self._instance_id:
                 self._answer_endpoint(ask, model_id, instance_id)

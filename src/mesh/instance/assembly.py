@@ -22,9 +22,11 @@ from mesh.instance.peer_service import PeerService
 from mesh.instance.peers import Peers
 from mesh.instance.placer import Placer
 from mesh.instance.publisher import Publisher
+from mesh.instance.reconciliation import Reconciliation
 from mesh.instance.registration import Registration
 from mesh.instance.routes import LocalCopies, Routes
 from mesh.instance.self_view import SelfView
+from mesh.instance.server_calls import ServerCalls
 from mesh.instance.settings import Settings
 from mesh.instance.usage import Rates
 from mesh.placement import (
@@ -57,6 +59,7 @@ class Parts:
     routes: Routes
     registration: Registration
     loader: Loader | None
+    reconciliation: Reconciliation | None
     self_view: SelfView
     publisher: Publisher
     candidates: Candidates
@@ -118,16 +121,14 @@ def assemble(
         local.endpoint = _connect_runtime(dataplane, runtime, parameters)
         loader = Loader(
             LocalCache(_limits(settings, parameters)),
-            runtime,
+            ServerCalls(runtime, metrics, load_times.add, now_ms),
             dataplane,
             registration,
             Chronicle(ring, metrics, now_ms),
-            metrics,
             rates,
             on_copy_changed=routes.refresh,
             # The publisher is made after the loader, whose figures it tells.
             on_change=lambda: publisher.changed(),  # noqa: PLW0108
-            on_load_time=load_times.add,
             now_ms=now_ms,
         )
         local.is_serving, local.is_loading = loader.is_serving, loader.is_loading
@@ -139,6 +140,11 @@ def assemble(
         rates,
         now_ms(),
         peer_address,
+    )
+    reconciliation = (
+        Reconciliation(own_id, registry, registration, loader, lambda: self_view.leaving, now_ms)
+        if loader is not None
+        else None
     )
     publisher = Publisher(registry, self_view.record, is_significant_change, now_ms)
     candidates = Candidates(
@@ -172,6 +178,7 @@ def assemble(
         routes=routes,
         registration=registration,
         loader=loader,
+        reconciliation=reconciliation,
         self_view=self_view,
         publisher=publisher,
         candidates=candidates,

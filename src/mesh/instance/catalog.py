@@ -149,6 +149,9 @@ class Catalog:
         copies, reached = await self._copies(model_id, record)
         failures = sorted(((time, instance) for instance, time in record.failures.items()), reverse=True)
         status = self._overall(record, copies, reached)
+        if status not in {_Status.LOADED, _Status.LOADING} and self._placer.is_placing(model_id):
+            # The instance that is to load it may not have said so yet.
+            status = _Status.LOADING
         reply = _Status(status=status, errors=[record.failure_message(instance) for _, instance in failures])
         if status in {_Status.LOADED, _Status.LOADING, _Status.LOADING_FAILED}:
             infos = copies + [

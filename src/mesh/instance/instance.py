@@ -12,8 +12,7 @@ from mesh.instance.loader import Loader
 from mesh.instance.metrics import serve_metrics
 from mesh.instance.probes import Probes
 from mesh.instance.settings import Settings
-from mesh.placement import RemovalReason
-from mesh.registry import Keys, ModelRecord, Registry, RegistryError, Store
+from mesh.registry import Keys, Registry, RegistryError, Store
 from mesh.runtimes import ModelRuntime, RuntimeLost, RuntimeParameters, RuntimeReturned
 
 log = logging.getLogger(__name__)
@@ -82,16 +81,18 @@ class Instance:
         parts = self._parts = assemble(
             settings, self.registry, self._runtime, parameters, lambda: self.peer_address
         )
+        # Peers ask for loads as soon as they see this instance: by then it must know them and what it has.
+        parts.routes.start()
+        parts.candidates.start()
+        parts.asks.start()
+        if parts.reconciliation is not None:
+            parts.reconciliation.start()
         await parts.control.start(parts.dataplane)
         bound = parts.dataplane.listen(f"{settings.host}:{settings.peer_port}", peers=True)
         self.peer_address = f"{settings.address}:{bound.rpartition(':')[2]}"
         await parts.publisher.publish()
-        parts.routes.start()
-        parts.candidates.start()
-        parts.asks.start()
         self._run(parts.publisher.run())
         if parts.loader is not None:
-            self._follow_registry(parts, parts.loader)
             self._run(parts.loader.keep_reading_usage())
             self._run(self._watch_runtime(parts, parts.loader))
         await self._stand_for_election()
@@ -130,17 +131,6 @@ class Instance:
         self._tasks.append(task)
 
     # What changes
-
-    def _follow_registry(self, parts: Parts, loader: Loader) -> None:
-        def unload_unregistered(model_id: str, _: ModelRecord | None, record: ModelRecord | None) -> None:
-            if record is None and loader.cache.copy(model_id) is not None:
-                loader.remove(model_id, RemovalReason.UNREGISTERED)
-
-        self.registry.models.subscribe(unload_unregistered)
-        # An earlier process of this id may have left copies in the records; the model server starts empty.
-        for model_id, record in self.registry.models.items():
-            if self.settings.instance_id in record.copies:
-                parts.registration.remove_copy(model_id)
 
     async def _watch_runtime(self, parts: Parts, loader: Loader) -> None:
         if self._runtime is None:
@@ -181,10 +171,7 @@ class Instance:
         self._serving = False
         await parts.control.set_ready(False)
         await parts.registration.settle(1.0)
-        try:
-            await self.registry.withdraw()
-        except RegistryError as error:
-            log.warning("the record of this instance is left to the end of its session: %s", error)
+        await parts.publisher.withdraw()
         if self._others_can_load():
             await asyncio.sleep(LEAVE_PAUSE_S)
         parts.dataplane.start_drain()

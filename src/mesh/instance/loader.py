@@ -9,6 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -16,24 +17,23 @@ import grpc
 from mesh.dataplane import DataPlane
 from mesh.instance.chronicle import Chronicle
 from mesh.instance.errors import status_from_number
-from mesh.instance.metrics import Metrics
 from mesh.instance.outcomes import RUNTIME_DOWN, LoadOutcome
 from mesh.instance.registration import Registration
+from mesh.instance.server_calls import ServerCalls
 from mesh.instance.usage import Rates
 from mesh.placement import (
     CancelLoad,
     CloseCopy,
     CopyBusy,
     CopyClosed,
+    CopyState,
     CopyView,
     Deregister,
     Event,
     ForgetFailure,
     Instruction,
     LoadFailed,
-    LoadFinished,
     LoadRequested,
-    LoadTimedOut,
     LocalCache,
     MeasureSize,
     PredictSize,
@@ -50,25 +50,42 @@ from mesh.placement import (
     RuntimeLost,
     RuntimeRestarted,
     ShutdownStarted,
-    SizeMeasured,
-    SizePredicted,
     StartLoad,
     StartUnload,
     Tick,
-    UnloadFailed,
-    UnloadFinished,
     Used,
     WakeAt,
     to_units,
 )
-from mesh.runtimes import ModelInfo, ModelRuntime, RuntimeFailure
+from mesh.runtimes import ModelInfo
 
 log = logging.getLogger(__name__)
 
 #: How often the data plane is asked what was used, seconds; it is also asked before each load.
 USAGE_INTERVAL_S = 0.5
-#: A load does not wait longer than this for its size to be predicted, seconds; listing remote storage is part of it.
-PREDICT_TIMEOUT_S = 3.0
+
+
+#: That a model server is gone is noticed within this after a call of it failed, seconds.
+LOSS_NOTICE_S = 0.25
+_UNAVAILABLE = int(grpc.StatusCode.UNAVAILABLE.value[0])
+#: Of these the model server has not heard.
+_NOT_BEGUN = frozenset({CopyState.NEW, CopyState.QUEUED, CopyState.WAITING})
+
+
+@dataclass(slots=True, eq=False)
+class _Wanted:
+    """A load that was asked for and has not been reported on; while there is one, the cache has its entry.
+
+    Attributes:
+        beside: instances whose copies are no obstacle.
+        outcome: what all who wait for this load share.
+        max_concurrency: requests that the copy takes at once, as the model server said when it had loaded it.
+    """
+
+    model: ModelInfo
+    beside: frozenset[str]
+    outcome: asyncio.Future[LoadOutcome]
+    max_concurrency: int = 0
 
 
 class Loader:
@@ -76,54 +93,46 @@ class Loader:
 
     Args:
         cache: decides.
-        runtime: loads and unloads.
+        server: loads and unloads.
         dataplane: tells what is used and takes copies out of service.
         registration: writes copies and failures to the models' records.
         chronicle: is told what happened.
         rates: takes the requests of each copy.
         on_copy_changed: called with a model's id when its copy begins or ends to serve.
         on_change: called when loads or memory may have changed.
-        on_load_time: called with a model's type and the milliseconds that its load took.
         now_ms: epoch milliseconds.
     """
 
     def __init__(
         self,
         cache: LocalCache,
-        runtime: ModelRuntime,
+        server: ServerCalls,
         dataplane: DataPlane,
         registration: Registration,
         chronicle: Chronicle,
-        metrics: Metrics,
         rates: Rates,
         *,
         on_copy_changed: Callable[[str], None],
         on_change: Callable[[], None],
-        on_load_time: Callable[[str, float], None],
         now_ms: Callable[[], int],
     ) -> None:
         self.cache = cache
-        self._runtime = runtime
+        self._server = server
         self._dataplane = dataplane
         self._registration = registration
         self._chronicle = chronicle
-        self._metrics = metrics
         self._rates = rates
         self._on_copy_changed = on_copy_changed
         self._on_change = on_change
-        self._on_load_time = on_load_time
         self._now_ms = now_ms
-        self._models: dict[str, ModelInfo] = {}
-        self._beside: dict[str, frozenset[str]] = {}
-        self._concurrency: dict[str, int] = {}
+        self._wanted: dict[str, _Wanted] = {}
         self._serving: dict[str, int] = {}
-        self._waiters: dict[str, asyncio.Future[LoadOutcome]] = {}
         self._loads: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._unloads: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._events: deque[Event] = deque()
         self._handling = False
-        self._evicted_for: dict[str, list[str]] = {}
         self._available = True
 
     # What others ask
@@ -147,12 +156,10 @@ class Loader:
             down: asyncio.Future[LoadOutcome] = asyncio.get_running_loop().create_future()
             down.set_result(RUNTIME_DOWN)
             return down
-        waiter = self._waiters.get(model_id)
-        if waiter is None:
-            waiter = self._waiters[model_id] = asyncio.get_running_loop().create_future()
-        if self.cache.copy(model_id) is None:
-            self._models[model_id] = model
-            self._beside[model_id] = beside
+        wanted = self._wanted.get(model_id)
+        if wanted is None:
+            outcome: asyncio.Future[LoadOutcome] = asyncio.get_running_loop().create_future()
+            wanted = self._wanted[model_id] = _Wanted(model, beside, outcome)
         self.read_usage()
         self.handle(
             LoadRequested(
@@ -163,7 +170,7 @@ class Loader:
                 why=why,
             )
         )
-        return waiter
+        return wanted.outcome
 
     def is_serving(self, model_id: str) -> bool:
         """Whether the copy here may be in a route."""
@@ -171,7 +178,7 @@ class Loader:
 
     def is_loading(self, model_id: str) -> bool:
         """Whether a copy is on its way here."""
-        return model_id in self._waiters
+        return model_id in self._wanted
 
     def max_concurrency(self, model_id: str) -> int:
         """Requests that the copy takes at once; 0 for any number."""
@@ -183,7 +190,13 @@ class Loader:
 
     def waiting(self, model_id: str) -> asyncio.Future[LoadOutcome] | None:
         """The load that is under way here, if there is one."""
-        return self._waiters.get(model_id)
+        wanted = self._wanted.get(model_id)
+        return None if wanted is None else wanted.outcome
+
+    def hurry(self, model_id: str) -> None:
+        """A request waits for the load that is under way: it goes ahead of those that nobody waits for."""
+        if model_id in self._wanted:
+            self.handle(LoadRequested(model_id, last_used_ms=self._now_ms(), urgent=True))
 
     def remove(self, model_id: str, reason: RemovalReason) -> None:
         """Takes the copy away, loaded or on its way."""
@@ -194,8 +207,14 @@ class Loader:
         self.handle(RuntimeLost(model_id))
 
     def lost_all(self) -> None:
-        """The model server is gone and its memory with it."""
+        """The model server is gone and its memory with it; what it was to load goes elsewhere."""
+        for unload in self._unloads.values():
+            # Its successor must not be told to unload what it may have loaded by then.
+            unload.cancel()
         self.handle(RuntimeRestarted())
+        for copy in self.cache.copies():
+            if copy.state in _NOT_BEGUN:
+                self.remove(copy.model_id, RemovalReason.RUNTIME_LOST)
 
     def set_available(self, available: bool) -> None:
         """Whether the model server is there; while it is not, loads are refused."""
@@ -247,18 +266,20 @@ class Loader:
     def _carry_out(self, instruction: Instruction) -> None:
         match instruction:
             case Register():
-                self._start(self._register(instruction))
+                self._start(self._register(instruction, self._wanted[instruction.model_id]))
             case PredictSize():
-                self._start(self._predict_size(instruction))
+                model = self._wanted[instruction.model_id].model
+                self._start(self._then_handle(self._server.predict_size(instruction, model)))
             case StartLoad():
                 key = (instruction.model_id, instruction.load_id)
-                task = self._loads[key] = self._start(self._load(instruction))
+                wanted = self._wanted[instruction.model_id]
+                task = self._loads[key] = self._start(self._load(instruction, wanted))
                 task.add_done_callback(lambda _: self._loads.pop(key, None))
             case CancelLoad():
                 if load := self._loads.get((instruction.model_id, instruction.load_id)):
                     load.cancel()
             case MeasureSize():
-                self._start(self._measure_size(instruction))
+                self._start(self._then_handle(self._server.measure_size(instruction)))
             case CloseCopy():
                 self._close_copy(instruction)
             case Deregister():
@@ -266,7 +287,9 @@ class Loader:
                 self._registration.remove_copy(instruction.model_id)
                 self._chronicle.left(instruction)
             case StartUnload():
-                self._start(self._unload(instruction))
+                unload = self._start(self._then_handle(self._server.unload(instruction)))
+                self._unloads[instruction.model_id] = unload
+                unload.add_done_callback(lambda done: self._unload_ended(instruction.model_id, done))
             case ReportLoaded():
                 self._report_loaded(instruction)
             case ReportFailed():
@@ -293,12 +316,21 @@ class Loader:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a step of a load broke off", exc_info=error)
 
+    def _unload_ended(self, model_id: str, task: asyncio.Task[None]) -> None:
+        # A failed unload has had the next one started by then.
+        if self._unloads.get(model_id) is task:
+            del self._unloads[model_id]
+
     def _wake_at(self, time_ms: int) -> None:
         if time_ms in self._timers:
             return
 
         def wake() -> None:
             del self._timers[time_ms]
+            if self._now_ms() < time_ms:
+                # Two clocks never agree; the cache would think nothing of a tick that comes early.
+                self._wake_at(time_ms)
+                return
             self.read_usage()
             self.handle(Tick())
 
@@ -307,10 +339,8 @@ class Loader:
 
     # The registry
 
-    async def _register(self, order: Register) -> None:
-        refusal = await self._registration.add_copy(
-            order.model_id, order.last_used_ms, beside=self._beside.get(order.model_id, frozenset())
-        )
+    async def _register(self, order: Register, wanted: _Wanted) -> None:
+        refusal = await self._registration.add_copy(order.model_id, order.last_used_ms, beside=wanted.beside)
         if refusal is None:
             self.handle(Registered(order.model_id, order.load_id))
         else:
@@ -322,66 +352,16 @@ class Loader:
 
     # The model server
 
-    async def _predict_size(self, order: PredictSize) -> None:
-        try:
-            async with asyncio.timeout(PREDICT_TIMEOUT_S):
-                size = await self._runtime.predict_size(self._models[order.model_id])
-        except (RuntimeFailure, TimeoutError) as failure:
-            log.warning("size not predicted: %s", failure, extra={"model": order.model_id})
-            size = None
-        self.handle(SizePredicted(order.model_id, order.load_id, None if size is None else to_units(size)))
+    async def _load(self, order: StartLoad, wanted: _Wanted) -> None:
+        event, wanted.max_concurrency = await self._server.load(order, wanted.model)
+        if isinstance(event, LoadFailed) and event.code == _UNAVAILABLE:
+            # The server may be gone. The next load must not fail before that is known: it would be held against
+            # its model.
+            await asyncio.sleep(LOSS_NOTICE_S)
+        self.handle(event)
 
-    async def _load(self, order: StartLoad) -> None:
-        self._metrics.observe("loading_queue_delay_milliseconds", order.queued_ms, order.model_id)
-        began = time.monotonic()
-        try:
-            async with asyncio.timeout(order.timeout_ms / 1_000):
-                loaded = await self._runtime.load(self._models[order.model_id])
-        except TimeoutError:
-            self._metrics.count("loadmodel_failure")
-            self.handle(LoadTimedOut(order.model_id, order.load_id))
-            return
-        except RuntimeFailure as failure:
-            self._metrics.count("loadmodel_failure")
-            code = int(failure.code.value[0])
-            message = failure.message if failure.code is grpc.StatusCode.UNKNOWN else str(failure)
-            self.handle(LoadFailed(order.model_id, order.load_id, code, message))
-            return
-        elapsed_ms = (time.monotonic() - began) * 1_000
-        self._metrics.observe("loadmodel_milliseconds", elapsed_ms, order.model_id)
-        self._on_load_time(self._models[order.model_id].model_type, elapsed_ms)
-        self._concurrency[order.model_id] = loaded.max_concurrency
-        self.handle(LoadFinished(order.model_id, order.load_id, to_units(loaded.size_bytes)))
-
-    async def _measure_size(self, order: MeasureSize) -> None:
-        began = time.monotonic()
-        try:
-            size = await self._runtime.model_size(order.model_id)
-        except RuntimeFailure as failure:
-            log.warning("size not measured: %s", failure, extra={"model": order.model_id})
-            size = None
-        self._metrics.observe("model_sizing_milliseconds", (time.monotonic() - began) * 1_000, order.model_id)
-        self.handle(SizeMeasured(order.model_id, order.load_id, None if size is None else to_units(size)))
-
-    async def _unload(self, order: StartUnload) -> None:
-        await asyncio.sleep(max(0, order.not_before_ms - self._now_ms()) / 1_000)
-        began = time.monotonic()
-        try:
-            await self._runtime.unload(order.model_id)
-        except RuntimeFailure as failure:
-            self._metrics.count("unloadmodel_attempt_failure")
-            log.warning("unload failed: %s", failure, extra={"model": order.model_id})
-            self.handle(UnloadFailed(order.model_id, str(failure)))
-            return
-        self._metrics.observe("unloadmodel_milliseconds", (time.monotonic() - began) * 1_000, order.model_id)
-        self._forget(order.model_id)
-        self.handle(UnloadFinished(order.model_id))
-
-    def _forget(self, model_id: str) -> None:
-        if model_id not in self._waiters and self.cache.copy(model_id) is None:
-            self._models.pop(model_id, None)
-            self._beside.pop(model_id, None)
-            self._concurrency.pop(model_id, None)
+    async def _then_handle(self, call: Coroutine[Any, Any, Event]) -> None:
+        self.handle(await call)
 
     # The data plane
 
@@ -404,7 +384,7 @@ class Loader:
     def _report_loaded(self, report: ReportLoaded) -> None:
         model_id = report.model_id
         if report.fresh:
-            self._serving[model_id] = self._concurrency.pop(model_id, 0)
+            self._serving[model_id] = self._wanted[model_id].max_concurrency
             self._on_copy_changed(model_id)
             self._chronicle.loaded(model_id, report.units, self.cache.copy(model_id))
         self._resolve(model_id, LoadOutcome(loaded=True))
@@ -437,9 +417,8 @@ class Loader:
                 retry_elsewhere=report.retry_elsewhere,
             ),
         )
-        self._forget(report.model_id)
 
     def _resolve(self, model_id: str, outcome: LoadOutcome) -> None:
-        waiter = self._waiters.pop(model_id, None)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(outcome)
+        wanted = self._wanted.pop(model_id, None)
+        if wanted is not None and not wanted.outcome.done():
+            wanted.outcome.set_result(outcome)

@@ -4,7 +4,13 @@ from dataclasses import dataclass
 
 import grpc
 
-from mesh.instance.errors import MeshError, Reason, registry_unavailable, status_from_number
+from mesh.instance.errors import (
+    MeshError,
+    Reason,
+    model_not_found,
+    registry_unavailable,
+    status_from_number,
+)
 from mesh.placement import Failure, Refusal
 from mesh.protos import peer_pb2
 
@@ -81,6 +87,12 @@ def error_of(model_id: str, outcome: LoadOutcome) -> MeshError:
         case Refusal.SHUTTING_DOWN:
             return MeshError(
                 grpc.StatusCode.UNAVAILABLE, Reason.SHUTTING_DOWN, outcome.message, model_id, RETRY_AFTER_S
+            )
+        case Refusal.REMOVED if not outcome.retry_elsewhere:
+            return model_not_found(model_id)
+        case Refusal.REMOVED:
+            return MeshError(
+                grpc.StatusCode.UNAVAILABLE, Reason.NO_PLACE, outcome.message, model_id, RETRY_AFTER_S
             )
         case RUNTIME_DOWN.reason:
             return MeshError(

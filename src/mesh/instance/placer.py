@@ -149,7 +149,13 @@ class Placer:
             placing = asyncio.get_running_loop().create_task(self._place(attempt))
             self._placing[model_id] = placing
             placing.add_done_callback(lambda task: self._placed(model_id, task))
+        elif urgent and self._loader is not None:
+            self._loader.hurry(model_id)
         return await asyncio.shield(placing)
+
+    def is_placing(self, model_id: str) -> bool:
+        """Whether a copy is being brought to an instance on behalf of this one."""
+        return model_id in self._placing
 
     async def copy_elsewhere(self, model_id: str, *, last_used_ms: int) -> Found:
         """Has a copy on another instance, loading one beside the one here where there is none.

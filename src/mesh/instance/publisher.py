@@ -37,6 +37,7 @@ class Publisher:
         self._changed = asyncio.Event()
         self._written: InstanceRecord | None = None
         self._written_ms = 0
+        self._withdrawn = False
 
     def changed(self) -> None:
         """Something may have changed: look at the record soon."""
@@ -47,12 +48,22 @@ class Publisher:
 
         The registry keeps what it could not write and writes it as soon as it can.
         """
+        if self._withdrawn:
+            return
         record = self._current()
         self._written, self._written_ms = record, self._now_ms()
         try:
             await self._registry.publish(record)
         except RegistryError as error:
             log.warning("instance record not written yet: %s", error)
+
+    async def withdraw(self) -> None:
+        """Takes the record out of the registry; it is written no more."""
+        self._withdrawn = True
+        try:
+            await self._registry.withdraw()
+        except RegistryError as error:
+            log.warning("the record of this instance is left to the end of its session: %s", error)
 
     async def run(self) -> None:
         """Publishes when that is due, until cancelled."""

@@ -16,6 +16,8 @@ class RemovalReason(StrEnum):
     DRAIN = "drain"
     #: The registry and the cache disagreed and the registry is right.
     RECONCILED = "reconciled"
+    #: The model server is gone before it could load the model.
+    RUNTIME_LOST = "runtime_lost"
 
 
 @dataclass(frozen=True, slots=True)

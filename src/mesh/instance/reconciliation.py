@@ -1,0 +1,68 @@
+"""Keeps the copies here and the records of the registry in step, whoever changed the records and however.
+
+What an instance writes itself is in step by itself. Records change under it when models are unregistered, when the
+registry was restored from a backup, or when people and other tools write to it; and what an earlier process of the
+same id wrote is still there when the next one starts.
+"""
+
+from collections.abc import Callable
+
+from mesh.instance.loader import Loader
+from mesh.instance.registration import Registration
+from mesh.placement import RemovalReason
+from mesh.registry import ModelRecord, Registry
+
+
+class Reconciliation:
+    """Follows the models' records on behalf of one instance.
+
+    Args:
+        is_leaving: whether copies here are being handed over, so that records rightly lose them.
+        now_ms: epoch milliseconds.
+    """
+
+    def __init__(
+        self,
+        instance_id: str,
+        registry: Registry,
+        registration: Registration,
+        loader: Loader,
+        is_leaving: Callable[[], bool],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._instance_id = instance_id
+        self._registry = registry
+        self._registration = registration
+        self._loader = loader
+        self._is_leaving = is_leaving
+        self._now_ms = now_ms
+
+    def start(self) -> None:
+        """Forgets what an earlier process of this id had or failed to load, and follows every change from now on.
+
+        No load may have been asked for yet.
+        """
+        for model_id, record in self._registry.models.items():
+            if self._instance_id in record.copies:
+                self._registration.remove_copy(model_id)
+            if self._instance_id in record.failures:
+                self._registration.remove_failure(model_id)
+        self._registry.models.subscribe(self._changed)
+
+    def _changed(self, model_id: str, old: ModelRecord | None, new: ModelRecord | None) -> None:
+        loader = self._loader
+        if new is None:
+            if loader.cache.copy(model_id) is not None:
+                loader.remove(model_id, RemovalReason.UNREGISTERED)
+        elif model_id not in loader.cache:
+            if self._instance_id in new.copies:
+                self._registration.remove_copy(model_id)
+        elif old is not None and _attributes(old) != _attributes(new):
+            # Models never change: it was deleted, and another one has its name.
+            loader.remove(model_id, RemovalReason.RECONCILED)
+        elif self._instance_id not in new.copies and loader.is_serving(model_id) and not self._is_leaving():
+            self._registration.restore_copy(model_id, self._now_ms())
+
+
+def _attributes(record: ModelRecord) -> tuple[str, str, str]:
+    return record.type, record.path, record.key
