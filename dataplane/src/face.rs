@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 use tokio::sync::mpsc;
 
 use std::sync::atomic::Ordering;
@@ -386,22 +385,14 @@ impl DataPlane {
         Ok(())
     }
 
-    #[pyo3(signature = (token, code, message, details=None))]
-    fn answer_status(
-        &self,
-        token: u64,
-        code: i64,
-        message: &str,
-        details: Option<&Bound<'_, PyBytes>>,
-    ) -> PyResult<()> {
+    #[pyo3(signature = (token, code, message, details=b"".as_slice()))]
+    fn answer_status(&self, token: u64, code: i64, message: &str, details: &[u8]) -> PyResult<()> {
         let code = u32::try_from(code)
             .ok()
             .filter(|code| (1..=16).contains(code))
             .ok_or_else(|| bad("code", format!("status code {code} is not in 1 to 16")))?;
         let mut status = Status::new(Code::new(code), message);
-        if let Some(details) = details {
-            status.details = bytes::Bytes::copy_from_slice(details.as_bytes());
-        }
+        status.details = bytes::Bytes::copy_from_slice(details);
         self.plane.hub.answer(token, &Answer::Status(status));
         Ok(())
     }

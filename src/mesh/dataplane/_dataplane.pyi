@@ -9,9 +9,11 @@ Python to decide.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, final
+from typing import Literal, Self, final
 
 from mesh.dataplane.kinds import AskReason, EndpointKind
+
+__all__ = ["SIZE_BOUNDS_BYTES", "TIME_BOUNDS_MS", "Ask", "DataPlane", "HistogramSample", "Totals", "Usage"]
 
 #: Upper bounds of the buckets of histograms of time, in milliseconds.
 TIME_BOUNDS_MS: list[float]
@@ -46,7 +48,8 @@ class Ask:
     tried: list[int]
     #: ``mm-balanced: true`` was in the request: the caller spreads its requests over the instances by itself.
     balanced: bool
-    #: Milliseconds until the request's deadline, or -1 where it has none.
+    #: Milliseconds until the request's deadline, or -1 where it has none. Of merged asks, the first one's: others may
+    #: wait longer, so do not give up at it. Each request ends at its own deadline without help.
     deadline_ms: int
 
 @final
@@ -107,8 +110,8 @@ class DataPlane:
     Raises ``ValueError`` naming the argument for a bad one, ``OSError`` where an address cannot be bound.
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         shards: int = 1,
         max_message_bytes: int = 16 << 20,
@@ -122,7 +125,7 @@ class DataPlane:
         per_model_metrics: bool = False,
         max_model_series: int = 10_000,
         model_series_idle_ms: int = 3_600_000,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def event_fd(self) -> int:
         """Readable while `take_events` has something to give."""
@@ -176,6 +179,10 @@ class DataPlane:
         self, model_id: str, endpoints: Sequence[int], *, max_concurrency: int = 0, max_queued: int = 0
     ) -> None:
         """Makes ``endpoints`` the copies of the model; counts of requests in flight survive.
+
+        A request takes the copy with the fewest requests in flight, the local one among equals, else by turns. With
+        ``mm-balanced: true`` it takes the local copy if that has no limit. An endpoint that could not be connected to
+        within the last second is the last choice, and a copy without room none.
 
         Args:
             max_concurrency: requests that the local copy takes at once, 0 for any number.
