@@ -71,6 +71,15 @@ def test_an_unknown_type_needs_settings_of_its_own(tmp_path: Path) -> None:
     assert raised.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.parametrize("name", ["modèle", "two\nlines", "数字"])
+def test_a_name_that_mlserver_cannot_answer_with_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "m").touch()
+    with pytest.raises(RuntimeFailure, match="printable ASCII") as raised:
+        plan_mlserver(ModelRequest(name, tmp_path / "m", "sklearn"), DIRECTORY)
+    assert raised.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert repr(name) in raised.value.message
+
+
 def test_settings_of_its_own_get_name_and_absolute_path(tmp_path: Path) -> None:
     layout = native(
         tmp_path,

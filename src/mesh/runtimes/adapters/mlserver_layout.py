@@ -51,6 +51,7 @@ def plan_mlserver(request: ModelRequest, directory: Path) -> Layout:
         RuntimeFailure: INVALID_ARGUMENT or NOT_FOUND, with the reason.
         OSError: the files cannot be read.
     """
+    _require_plain(request.name)
     path = require_path(request.path)
     schema = read_schema(request.schema_path) if request.schema_path is not None else None
     found = entries(path) if path.is_dir() else {}
@@ -63,6 +64,16 @@ def plan_mlserver(request: ModelRequest, directory: Path) -> Layout:
     _add_schema(settings, schema)
     content = json.dumps(settings, indent=2, ensure_ascii=False).encode("utf-8", "surrogatepass")
     return Layout(links=links, files={SETTINGS: content})
+
+
+def _require_plain(name: str) -> None:
+    # MLServer puts the name into the metadata of each answer, where gRPC takes nothing else.
+    if not all(" " <= character <= "~" for character in name):
+        raise RuntimeFailure(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            f"MLServer cannot answer for model {name!r}: its name must be of printable ASCII characters; "
+            "register the model under another id",
+        )
 
 
 def _generate(request: ModelRequest, uri: Path) -> dict[str, Any]:
