@@ -116,7 +116,8 @@ class Routes:
         usable = self.usable(model_id)
         # Where nothing is loaded yet, requests may wait at the instance that began to load first.
         instances = usable.loaded or usable.loading[:1]
-        if usable.ripens_ms is not None:
+        if usable.ripens_ms is not None and usable.loading[0] != self._instance_id:
+            # That a copy here is loaded is told by the loader.
             self._refresh_later(model_id, (usable.ripens_ms - self._now_ms()) / 1_000)
         endpoints = [
             endpoint
