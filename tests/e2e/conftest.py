@@ -53,7 +53,7 @@ def mlserver_mesh(make_pods: Pods, mlserver_program: Path) -> Iterator[list[Pod]
 @pytest.fixture(scope="package")
 def builtin_mesh(make_pods: Pods) -> Iterator[list[Pod]]:
     """Two pods with the built-in runtime and a pure router that finds the id in the message, too."""
-    make = pods.builtin("3MiB")
+    make = pods.builtin("1536KiB")
     extracting = {"MM_DATAPLANE_CONFIG": DATAPLANE_CONFIG}
     with make_pods.running(make, make, None, environments=[{}, extracting, extracting]) as running:
         yield running

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -114,9 +115,8 @@ class RepositoryServer(Server):
     def ready_models(self) -> set[str]:
         """The models that the server has, by its own repository index."""
         with grpc.insecure_channel(self.server.endpoint) as channel:
-            index = GRPCInferenceServiceStub(channel).RepositoryIndex(
-                inference_pb2.RepositoryIndexRequest(ready=True), timeout=30
-            )
+            stub: Any = GRPCInferenceServiceStub(channel)  # type: ignore[arg-type] # typed for asyncio only
+            index = stub.RepositoryIndex(inference_pb2.RepositoryIndexRequest(ready=True), timeout=30)
         return {model.name for model in index.models}
 
     def stop(self) -> None:
@@ -135,7 +135,10 @@ class SocketServer(Server):
         self._socket = folder / "server.sock"
         options = ["--socket", str(self._socket), "--capacity", capacity, "--default-model-size", "16384"]
         self._process = ServerProcess(
-            "runtime", [sys.executable, *program, *options], folder / "server.log", env={"PYTHONPATH": str(ROOT / "src")}
+            "runtime",
+            [sys.executable, *program, *options],
+            folder / "server.log",
+            env={"PYTHONPATH": str(ROOT / "src")},
         )
 
     @property
@@ -161,10 +164,15 @@ class Pod:
         assert isinstance(self.server, RepositoryServer)
         return self.server
 
+    @property
+    def root(self) -> Path:
+        """Where the pod has its models."""
+        assert self.server is not None
+        return self.server.root
+
     def pulled(self) -> set[str]:
         """The models whose data is in the pod."""
-        assert self.server is not None
-        return {marker.parent.name for marker in self.server.root.glob("*/.mesh-pulled")}
+        return {marker.parent.name for marker in self.root.glob("*/.mesh-pulled")}
 
     def start(self) -> None:
         """Starts both at once, as Kubernetes does."""
@@ -204,7 +212,9 @@ class Pods:
         number = next(self._numbers)
         pods = []
         with ExitStack() as stack:
-            for place, (make, more) in enumerate(itertools.zip_longest(servers, environments, fillvalue=None)):
+            for place, (make, more) in enumerate(
+                itertools.zip_longest(servers, environments, fillvalue=None)
+            ):
                 folder = self._folder / f"mesh-{number}-{place}"
                 folder.mkdir()
                 server = make(folder) if callable(make) else None
@@ -212,7 +222,10 @@ class Pods:
                     environment = {"MESH_ADAPTER": "none"}
                 else:
                     environment = self.storage.environment(server.root) | server.environment
-                environment |= {"MM_SERVICE_NAME": f"mesh-{number}", **(more if isinstance(more, dict) else {})}
+                environment |= {
+                    "MM_SERVICE_NAME": f"mesh-{number}",
+                    **(more if isinstance(more, dict) else {}),
+                }
                 pod = Pod(server, InstanceProcess(self._etcd.kv_store, folder, **environment))
                 stack.callback(pod.stop)
                 pod.start()

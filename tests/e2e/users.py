@@ -77,10 +77,16 @@ class User:
 
     async def places(self, model_id: str) -> list[str]:
         """The instances that have a copy."""
-        reply = await self._admin.DescribeModel(
-            admin_pb2.DescribeModelRequest(model_id=model_id), timeout=CALL_S
-        )
-        return [copy.instance_id for copy in reply.model.copies]
+        return [copy.instance_id for copy in (await self._describe(model_id)).copies]
+
+    async def failures(self, model_id: str) -> list[str]:
+        """The instances on which a load failed, by the model's record."""
+        return [failure.instance_id for failure in (await self._describe(model_id)).failures]
+
+    async def _describe(self, model_id: str) -> admin_pb2.Model:
+        request = admin_pb2.DescribeModelRequest(model_id=model_id)
+        model: admin_pb2.Model = (await self._admin.DescribeModel(request, timeout=CALL_S)).model
+        return model
 
     async def ask(self, sample: Sample, model_id: str) -> None:
         """Asks the sample's cases, with the id in metadata, and compares the answers."""
