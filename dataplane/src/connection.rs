@@ -31,10 +31,9 @@ pub enum Side {
 }
 
 /// Serves a connection until it ends. An error ends it and nothing else.
-pub async fn serve_connection(plane: Arc<Plane>, shard: usize, side: Side, io: Io) {
-    let counters = &plane.shards[shard].counters;
-    counters.connections.fetch_add(1, Ordering::Relaxed);
-    let _counted = Counted(&plane, shard);
+pub async fn serve_connection(counted: CountedConnection, side: Side, io: Io) {
+    let CountedConnection { plane, shard } = &counted;
+    let shard = *shard;
     let handshake = server(&plane.settings).handshake(io);
     let Ok(Ok(mut connection)) = timeout(HANDSHAKE, handshake).await else { return };
 
@@ -50,7 +49,7 @@ pub async fn serve_connection(plane: Arc<Plane>, shard: usize, side: Side, io: I
         loop {
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    if let Some(serving) = serve(&plane, shard, side == Side::Peers, request, respond) {
+                    if let Some(serving) = serve(plane, shard, side == Side::Peers, request, respond) {
                         tokio::spawn(serving);
                     }
                 }
@@ -76,11 +75,25 @@ pub async fn serve_connection(plane: Arc<Plane>, shard: usize, side: Side, io: I
     .await;
 }
 
-struct Counted<'a>(&'a Plane, usize);
+/// A connection in the count of its shard.
+pub struct CountedConnection {
+    plane: Arc<Plane>,
+    shard: usize,
+}
 
-impl Drop for Counted<'_> {
+impl CountedConnection {
+    /// Counts a connection that the shard was assigned.
+    pub fn new(plane: &Arc<Plane>, shard: usize) -> CountedConnection {
+        let counters = &plane.shards[shard].counters;
+        counters.connections.fetch_add(1, Ordering::Relaxed);
+        counters.assigned.fetch_sub(1, Ordering::Relaxed);
+        CountedConnection { plane: Arc::clone(plane), shard }
+    }
+}
+
+impl Drop for CountedConnection {
     fn drop(&mut self) {
-        self.0.shards[self.1].counters.connections.fetch_sub(1, Ordering::Relaxed);
+        self.plane.shards[self.shard].counters.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

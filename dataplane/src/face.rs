@@ -24,6 +24,9 @@ use crate::policy::{Control, Rpc, StatusRule};
 use crate::settings::Settings;
 use crate::shard::{Command, Inbox, start};
 
+/// With its last request answered, a connection ends as soon as the other side has read so; one that is dead never does.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<DataPlane>()?;
     module.add_class::<Ask>()?;
@@ -478,10 +481,16 @@ impl DataPlane {
     /// Ends all connections; true if all requests ended by themselves.
     fn stop(&self, grace: Duration) -> bool {
         self.advance(Drain::Everything);
-        let until = Instant::now() + grace;
         let streams = || self.plane.total(|counters| counters.streams.load(Ordering::Relaxed) as u64);
         let connections = || self.plane.total(|counters| counters.connections.load(Ordering::Relaxed) as u64);
-        while (streams() > 0 || connections() > 0) && Instant::now() < until {
+        let until = Instant::now() + grace;
+        let mut busy = Instant::now();
+        while Instant::now() < until {
+            if streams() > 0 {
+                busy = Instant::now();
+            } else if connections() == 0 || busy.elapsed() > FAREWELL {
+                break;
+            }
             std::thread::sleep(Duration::from_millis(2));
         }
         let all_ended = streams() == 0;

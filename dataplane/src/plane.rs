@@ -45,6 +45,8 @@ pub struct ShardState {
 #[derive(Default)]
 pub struct Counters {
     pub connections: AtomicUsize,
+    /// Connections that the shard was given but has not looked at.
+    pub assigned: AtomicUsize,
     pub streams: AtomicUsize,
     pub queued: AtomicI64,
     pub requests: AtomicU64,

@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::address::{Io, Listening};
 use crate::clock::epoch_ms;
-use crate::connection::{Side, serve_connection};
+use crate::connection::{CountedConnection, Side, serve_connection};
 use crate::plane::{Drain, Plane};
 use crate::poll::{Either, either};
 
@@ -73,8 +73,9 @@ async fn run(plane: Arc<Plane>, index: usize, inboxes: Vec<Inbox>, mut commands:
                 tokio::spawn(accept(Arc::clone(&plane), listening, side, inboxes.clone()));
             }
             Either::Left(Some(Command::Serve { stream, side })) => {
+                let counted = CountedConnection::new(&plane, index);
                 if let Ok(io) = stream.into_io() {
-                    tokio::spawn(serve_connection(Arc::clone(&plane), index, side, io));
+                    tokio::spawn(serve_connection(counted, side, io));
                 }
             }
             Either::Left(Some(Command::Stop) | None) => return,
@@ -143,8 +144,12 @@ async fn accept(plane: Arc<Plane>, listening: Listening, side: Side, inboxes: Ve
 async fn give(plane: &Plane, side: Side, accepted: io::Result<Accepted>, inboxes: &[Inbox]) {
     match accepted {
         Ok(stream) => {
-            let connections = |index: &usize| plane.shards[*index].counters.connections.load(Ordering::Relaxed);
+            let connections = |index: &usize| {
+                let counters = &plane.shards[*index].counters;
+                counters.connections.load(Ordering::Relaxed) + counters.assigned.load(Ordering::Relaxed)
+            };
             let index = (0..inboxes.len()).min_by_key(connections).unwrap_or(0);
+            plane.shards[index].counters.assigned.fetch_add(1, Ordering::Relaxed);
             // A shard that is being stopped takes no more.
             let _ = inboxes[index].send(Command::Serve { stream, side });
         }

@@ -136,6 +136,9 @@ class DataPlane:
         Peers and clients never share a listener: only on one with ``peers`` are the mesh's own headers (``mm-hop``,
         ``mm-from-peer``) believed; elsewhere they are dropped.
 
+        Clients of gRPC's C core take the escaped path of a unix socket, or a list of addresses, as authority, which
+        HTTP/2 here refuses as malformed: give them the channel option ``grpc.default_authority``.
+
         Returns: the bound address in the same form.
         """
 
