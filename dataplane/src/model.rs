@@ -237,19 +237,14 @@ impl Model {
         lock(&self.state).local_in_flight
     }
 
-    /// Usage since the last call; None where there is nothing to say. With nothing in flight, the model is off the list.
-    pub fn take_usage(&self) -> Option<Usage> {
+    /// Usage since the last call. With nothing in flight, which is told once, the model is off the list.
+    pub fn take_usage(&self) -> Usage {
         let mut state = lock(&self.state);
         let (requests, in_flight) = (std::mem::take(&mut state.requests), state.local_in_flight);
         if in_flight == 0 {
             self.reported.store(false, Ordering::Release);
         }
-        (requests > 0 || in_flight > 0).then(|| Usage {
-            model_id: self.id.to_string(),
-            last_used_ms: state.last_used_ms,
-            requests,
-            in_flight,
-        })
+        Usage { model_id: self.id.to_string(), last_used_ms: state.last_used_ms, requests, in_flight }
     }
 
     fn release(&self, endpoint: &Endpoint) {

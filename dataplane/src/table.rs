@@ -144,12 +144,11 @@ impl Table {
         let mut usages = Vec::with_capacity(used.len());
         let mut in_use = Vec::new();
         for model in used {
-            if let Some(usage) = model.take_usage() {
-                if usage.in_flight > 0 {
-                    in_use.push(model);
-                }
-                usages.push(usage);
+            let usage = model.take_usage();
+            if usage.in_flight > 0 {
+                in_use.push(model);
             }
+            usages.push(usage);
         }
         lock(&self.used).extend(in_use);
         usages

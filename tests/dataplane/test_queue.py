@@ -7,7 +7,7 @@ import grpc.aio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.dataplane import DataPlane
+from mesh.dataplane import DataPlane, Usage
 from tests.dataplane.harness import MODEL, Plane, call, failure, until
 from tests.dataplane.runtime import Runtime
 
@@ -168,7 +168,7 @@ async def test_counts_of_many_models_at_once(
     (endpoint,) = plane.plane.route("m")
     ids = [f"model-{number}" for number in range(50)]
     plane.plane.set_routes([(model, [endpoint]) for model in ids])
-    plane.plane.take_usage()
+    await until(lambda: plane.plane.take_usage() == [])
     await asyncio.gather(
         *(call(client, "Unary", metadata=(("mm-model-id", model),)) for model in ids for _ in range(3)),
         call(client, "Unary", metadata=MODEL),
@@ -176,4 +176,27 @@ async def test_counts_of_many_models_at_once(
     usages = {usage.model_id: usage for usage in plane.plane.take_usage()}
     assert {model: usage.requests for model, usage in usages.items()} == {"m": 1} | dict.fromkeys(ids, 3)
     assert all(usage.last_used_ms > 1_600_000_000_000 for usage in usages.values())
+    await until(lambda: plane.plane.take_usage() == [])
+
+
+async def test_that_a_request_has_ended_is_told_once(
+    client: grpc.aio.Channel, plane: Plane, runtime: Runtime
+) -> None:
+    waiting = asyncio.create_task(call(client, "Wait"))
+    await until(lambda: runtime.running == 1)
+    (begun,) = plane.plane.take_usage()
+    assert (begun.requests, begun.in_flight) == (1, 1)
+    (still,) = plane.plane.take_usage()
+    assert (still.requests, still.in_flight) == (0, 1)
+    runtime.release.set()
+    await waiting
+    told: list[Usage] = []
+
+    def ended() -> bool:
+        told.extend(plane.plane.take_usage())
+        return bool(told) and told[-1].in_flight == 0
+
+    await until(ended)
+    assert told[-1].requests == 0
+    assert told[-1].last_used_ms == begun.last_used_ms
     assert plane.plane.take_usage() == []
