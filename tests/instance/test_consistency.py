@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 from typing import Any
 
 import grpc
@@ -198,6 +199,20 @@ async def test_an_instance_that_has_withdrawn_stays_away(mesh: Mesh) -> None:
     await mesh.runtimes[0].stop()
     await leaving
     assert name not in instances
+
+
+async def test_models_come_and_go_also_after_the_clock_was_set_back(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await mesh.add(ScriptedRuntime(mesh.socket(), capacity=30 * MIB, size=6 * MIB))
+    for number in range(8):
+        await client.register(f"m{number}")
+    for number in range(4):
+        await client.infer(f"m{number}")
+    true_ns = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: true_ns() - 3_600_000_000_000)
+    for number in range(4, 8):
+        assert await client.infer(f"m{number}") == f"m{number}:x".encode()
 
 
 async def test_a_peer_whose_session_ends_while_it_loads_leaves_nobody_waiting(mesh: Mesh) -> None:

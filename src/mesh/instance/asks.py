@@ -21,6 +21,7 @@ from mesh.placement import (
     GiveHeldAnswer,
     GiveUp,
     PlaceLoad,
+    RequestCaps,
     RequestView,
     Trouble,
     UseCopies,
@@ -44,6 +45,7 @@ class Asks:
         runtime_endpoint: the model server's number in the data plane; None for a pure router.
         serving_address: where the model server takes requests.
         now_ms: epoch milliseconds.
+        caps: how much is done for one request.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Asks:
         serving_address: str,
         metrics: Metrics,
         now_ms: Callable[[], int],
+        caps: RequestCaps,
     ) -> None:
         self._instance_id = instance_id
         self._registry = registry
@@ -71,6 +74,7 @@ class Asks:
         self._serving_address = serving_address
         self._metrics = metrics
         self._now_ms = now_ms
+        self._caps = caps
         self._answering: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -178,7 +182,7 @@ class Asks:
         failures = (
             [(time, record.failure_message(name)) for name, time in record.failures.items()] if record else []
         )
-        match next_step(request, self._routes.usable(model_id), failures, self._now_ms()):
+        match next_step(request, self._routes.usable(model_id), failures, self._now_ms(), self._caps):
             case UseCopies():
                 # What was decided by must be what the data plane has, or it would ask again at once.
                 self._routes.refresh(model_id)

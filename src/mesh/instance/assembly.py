@@ -14,6 +14,7 @@ from mesh.instance.candidates import Candidates
 from mesh.instance.catalog import Catalog
 from mesh.instance.census import Census
 from mesh.instance.chronicle import Chronicle
+from mesh.instance.clock import SteadyClock
 from mesh.instance.control import ControlServer
 from mesh.instance.loader import Loader
 from mesh.instance.management import ManagementService
@@ -34,6 +35,7 @@ from mesh.placement import (
     DecisionRing,
     LoadTimes,
     LocalCache,
+    RequestCaps,
     is_significant_change,
     to_units,
 )
@@ -117,11 +119,12 @@ def assemble(
     routes = Routes(own_id, registry, dataplane, peers, local, load_times.assume_loaded_ms, now_ms)
     registration = Registration(registry, own_id, routes.live, now_ms)
     loader: Loader | None = None
+    steady_ms = SteadyClock()
     if runtime is not None and parameters is not None:
         local.endpoint = _connect_runtime(dataplane, runtime, parameters)
         loader = Loader(
             LocalCache(_limits(settings, parameters)),
-            ServerCalls(runtime, metrics, load_times.add, now_ms),
+            ServerCalls(runtime, metrics, load_times.add, steady_ms),
             dataplane,
             registration,
             Chronicle(ring, metrics, now_ms),
@@ -129,7 +132,7 @@ def assemble(
             on_copy_changed=routes.refresh,
             # The publisher is made after the loader, whose figures it tells.
             on_change=lambda: publisher.changed(),  # noqa: PLW0108
-            now_ms=now_ms,
+            now_ms=steady_ms,
         )
         local.is_serving, local.is_loading = loader.is_serving, loader.is_loading
         local.max_concurrency = loader.max_concurrency
@@ -146,7 +149,7 @@ def assemble(
         if loader is not None
         else None
     )
-    publisher = Publisher(registry, self_view.record, is_significant_change, now_ms)
+    publisher = Publisher(registry, self_view.record, is_significant_change, steady_ms)
     candidates = Candidates(
         own_id,
         registry,
@@ -196,6 +199,7 @@ def assemble(
             runtime.serving_address if runtime is not None else "",
             metrics,
             now_ms,
+            RequestCaps(recent_ms=settings.load_failure_expiry_ms // 2),
         ),
         control=ControlServer(
             ManagementService(catalog),
@@ -203,6 +207,7 @@ def assemble(
             peer_service,
             version=settings.version,
             max_message_bytes=settings.max_message_bytes,
+            run_dir=settings.run_dir,
         ),
         collector=InstanceCollector(metrics, dataplane, self_view.gauges, Census(registry).gauges),
     )

@@ -100,7 +100,7 @@ class Loader:
         rates: takes the requests of each copy.
         on_copy_changed: called with a model's id when its copy begins or ends to serve.
         on_change: called when loads or memory may have changed.
-        now_ms: epoch milliseconds.
+        now_ms: epoch milliseconds; never goes back.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ class Publisher:
     Args:
         current: the record as it should be now.
         is_significant: the written record, the current one, milliseconds since the last write; whether to write.
-        now_ms: epoch milliseconds.
+        now_ms: epoch milliseconds; never goes back.
     """
 
     def __init__(

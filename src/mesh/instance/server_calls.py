@@ -38,7 +38,7 @@ class ServerCalls:
 
     Args:
         on_load_time: called with a model's type and the milliseconds that its load took.
-        now_ms: epoch milliseconds.
+        now_ms: epoch milliseconds; never goes back.
     """
 
     def __init__(
