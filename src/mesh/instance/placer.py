@@ -252,6 +252,14 @@ class Placer:
 
     def _existing(self, record: ModelRecord, attempt: _Attempt) -> str | None:
         """An instance that lists a copy and may serve it: this one, else the one that began first."""
+        here = self._instance_id
+        if (
+            self._loader is not None
+            and self._loader.is_loading(attempt.model_id)
+            and here not in attempt.excluded
+        ):
+            # Its record may not say so yet.
+            return here
         copies = [
             (instance_id != self._instance_id, started, instance_id)
             for instance_id, started in record.copies.items()
