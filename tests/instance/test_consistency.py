@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from mesh.instance.instance import InstanceIdTaken
 from mesh.protos import model_mesh_pb2 as api
 from mesh.registry import ModelRecord
 from mesh.runtimes import ModelInfo
@@ -230,3 +231,25 @@ async def test_a_peer_whose_session_ends_while_it_loads_leaves_nobody_waiting(me
         isinstance(reply, grpc.aio.AioRpcError) and reply.code() is grpc.StatusCode.UNAVAILABLE
     )
     assert await router.infer("m") == b"m:x"
+
+
+async def test_an_instance_whose_session_ended_has_its_copies_still(mesh: Mesh) -> None:
+    router = await mesh.add(router=True)
+    await mesh.add()
+    await mesh.settle()
+    await router.register("m", load=True, sync=True)
+    session = mesh.instances[1].registry.session
+    ended = session.lease
+    await mesh.instances[1].registry.store.revoke(ended)
+    await eventually(lambda: session.lease not in {0, ended})
+    await mesh.settle()
+    assert await router.infer("m") == b"m:x"
+    assert mesh.loads("m") == 1
+
+
+async def test_an_id_that_is_taken_is_refused(mesh: Mesh) -> None:
+    await mesh.add(instance_id="twin")
+    with pytest.raises(InstanceIdTaken, match="instance id twin is taken"):
+        await mesh.add(instance_id="twin")
+    await mesh.instances[0].close()
+    await mesh.add(instance_id="twin")

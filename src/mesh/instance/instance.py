@@ -10,6 +10,7 @@ from mesh.instance.departure import hand_over
 from mesh.instance.http import HttpEndpoint
 from mesh.instance.loader import Loader
 from mesh.instance.metrics import serve_metrics
+from mesh.instance.peers import Peer
 from mesh.instance.probes import Probes
 from mesh.instance.settings import Settings
 from mesh.registry import Keys, Registry, RegistryError, Store
@@ -23,6 +24,10 @@ REGISTRY_START_TIMEOUT_S = 300.0
 AFTER_HAND_OVER_S = 5.0
 #: Between leaving the registry and refusing connections, seconds: peers and load balancers take notice in it.
 LEAVE_PAUSE_S = 2.0
+
+
+class InstanceIdTaken(Exception):
+    """Another instance of the mesh has this instance's id and answers."""
 
 
 class Instance:
@@ -71,6 +76,7 @@ class Instance:
 
         Raises:
             TimeoutError: the registry could not be read in time.
+            InstanceIdTaken: another instance has this id and answers.
             RuntimeFailure: the model server failed or told impossible values.
             OSError: a port cannot be bound.
         """
@@ -78,6 +84,7 @@ class Instance:
         if settings.probe_port is not None:
             self._endpoints.append(Probes(settings.host, settings.probe_port, lambda: self._serving))
         parameters = await self._start_registry_and_runtime()
+        await self._be_the_only_one()
         parts = self._parts = assemble(
             settings, self.registry, self._runtime, parameters, lambda: self.peer_address
         )
@@ -117,6 +124,26 @@ class Instance:
             await asyncio.gather(registry, runtime, return_exceptions=True)
             raise
         return runtime.result()
+
+    async def _be_the_only_one(self) -> None:
+        """Two instances of one id would each undo what the other writes of its copies.
+
+        The record of an earlier process of this id may be there for a while; nobody answers at its address.
+        """
+        own_id = self.settings.instance_id
+        record = self.registry.instances.get(own_id)
+        if record is None or not record.endpoint:
+            return
+        namesake = Peer(own_id, record.endpoint, endpoint=-1)
+        try:
+            taken = await namesake.answers()
+        finally:
+            await namesake.close()
+        if taken:
+            raise InstanceIdTaken(
+                f"instance id {own_id} is taken: an instance at {record.endpoint} answers to it; give each instance"
+                " an id of its own"
+            )
 
     async def _stand_for_election(self) -> None:
         try:

@@ -54,13 +54,15 @@ class Reconciliation:
         if new is None:
             if loader.cache.copy(model_id) is not None:
                 loader.remove(model_id, RemovalReason.UNREGISTERED)
+        elif self._is_leaving():
+            return
         elif model_id not in loader.cache:
             if self._instance_id in new.copies:
                 self._registration.remove_copy(model_id)
         elif old is not None and _attributes(old) != _attributes(new):
             # Models never change: it was deleted, and another one has its name.
             loader.remove(model_id, RemovalReason.RECONCILED)
-        elif self._instance_id not in new.copies and loader.is_serving(model_id) and not self._is_leaving():
+        elif self._instance_id not in new.copies and loader.is_serving(model_id):
             self._registration.restore_copy(model_id, self._now_ms())
 
 
