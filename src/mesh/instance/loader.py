@@ -65,6 +65,8 @@ log = logging.getLogger(__name__)
 USAGE_INTERVAL_S = 0.5
 
 
+#: Share of the time that goes into reading usage before loads, at most: thousands of streams may be open.
+READING_SHARE = 0.1
 #: That a model server is gone is noticed within this after a call of it failed, seconds.
 LOSS_NOTICE_S = 0.25
 _UNAVAILABLE = int(grpc.StatusCode.UNAVAILABLE.value[0])
@@ -134,6 +136,7 @@ class Loader:
         self._events: deque[Event] = deque()
         self._handling = False
         self._available = True
+        self._read_again_s = 0.0
 
     # What others ask
 
@@ -160,7 +163,8 @@ class Loader:
         if wanted is None:
             outcome: asyncio.Future[LoadOutcome] = asyncio.get_running_loop().create_future()
             wanted = self._wanted[model_id] = _Wanted(model, beside, outcome)
-        self.read_usage()
+        if time.monotonic() >= self._read_again_s:
+            self.read_usage()
         self.handle(
             LoadRequested(
                 model_id,
@@ -226,10 +230,12 @@ class Loader:
 
     def read_usage(self) -> None:
         """Lets the cache know what was used since the last time."""
+        began_s = time.thread_time()
         for usage in self._dataplane.take_usage():
             if usage.requests:
                 self._rates.add(usage.model_id, usage.requests, time.monotonic())
             self.handle(Used(usage.model_id, usage.last_used_ms, usage.in_flight))
+        self._read_again_s = time.monotonic() + (time.thread_time() - began_s) / READING_SHARE
 
     async def keep_reading_usage(self) -> None:
         """Reads usage until cancelled."""
