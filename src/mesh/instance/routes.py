@@ -144,29 +144,32 @@ class Routes:
         """The copies to which requests may go, this instance's own among them."""
         record = self._registry.models.get(model_id)
         words = self._words.get(model_id, {})
+        now_ms = self._now_ms()
         # A peer's word and the copy here count before the registry shows them.
-        started = dict.fromkeys(words, self._now_ms())
+        started = dict.fromkeys(words, now_ms)
         if record is not None:
             started |= record.copies
         if self._local.is_serving(model_id) or self._local.is_loading(model_id):
-            started.setdefault(self._instance_id, self._now_ms())
+            started.setdefault(self._instance_id, now_ms)
         else:
             started.pop(self._instance_id, None)
         return usable_copies(
             (
-                self._copy_seen(model_id, instance_id, started_ms, words)
+                self._copy_seen(model_id, instance_id, started_ms, words, now_ms)
                 for instance_id, started_ms in started.items()
                 if self.live(instance_id)
             ),
             self._assume_loaded_ms(record.type if record is not None else ""),
-            self._now_ms(),
+            now_ms,
         )
 
-    def _copy_seen(self, model_id: str, instance_id: str, started_ms: int, words: Container[str]) -> CopySeen:
+    def _copy_seen(
+        self, model_id: str, instance_id: str, started_ms: int, words: Container[str], now_ms: int
+    ) -> CopySeen:
         if instance_id == self._instance_id:
             # What is on its way here is known to be, however long it takes.
             serving = self._local.is_serving(model_id)
-            return CopySeen(instance_id, started_ms if serving else self._now_ms(), confirmed=serving)
+            return CopySeen(instance_id, started_ms if serving else now_ms, confirmed=serving)
         return CopySeen(
             instance_id,
             started_ms,
