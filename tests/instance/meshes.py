@@ -88,14 +88,18 @@ class Client:
 
 
 class Mesh:
-    """Some instances that share a registry. Use as an async context manager."""
+    """Some instances that share a registry. Use as an async context manager.
+
+    Attributes:
+        registry: may be stopped and started.
+    """
 
     _names = itertools.count()
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._stack = AsyncExitStack()
-        self._cluster = MemoryCluster()
+        self.registry = MemoryCluster()
         self.instances: list[Instance] = []
         self.runtimes: list[ScriptedRuntime] = []
         self.clients: list[Client] = []
@@ -119,7 +123,7 @@ class Mesh:
             self.runtimes.append(runtime)
             driver = SpiRuntime(RuntimeEndpoints(management=(runtime.address,)))
             self._stack.push_async_callback(driver.close)
-        store: Store = MemoryStore(self._cluster)
+        store: Store = MemoryStore(self.registry)
         self._stack.push_async_callback(store.close)
         values: dict[str, Any] = {
             "instance_id": f"test-{number}",

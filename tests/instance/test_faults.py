@@ -240,3 +240,20 @@ async def test_an_instance_whose_peers_are_gone_loads_the_models_itself(mesh: Me
     await mesh.instances[1].close()
     for number in range(6):
         assert await clients[0].infer(f"m{number}") == f"m{number}:x".encode()
+
+
+async def test_what_left_while_the_registry_was_away_leaves_the_records_once_it_is_back(mesh: Mesh) -> None:
+    client = await mesh.add()
+    for model in ("warm", "lost"):
+        await client.register(model, load=True, sync=True)
+    registry = mesh.instances[0].registry
+    mesh.registry.stop()
+    mesh.runtimes[0].loaded.discard("lost")
+    assert await client.infer("warm") == b"warm:x"
+    error = await _failure(client.infer("lost"))
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert _reason(error) == "REGISTRY_UNAVAILABLE"
+    mesh.registry.start()
+    await eventually(lambda: not registry.models["lost"].copies)
+    assert await client.infer("lost") == b"lost:x"
+    assert registry.models["lost"].copies.keys() == registry.models["warm"].copies.keys()
