@@ -17,6 +17,10 @@ from mesh.registry import KEEP, InvalidRecord, Keep, ModelRecord, Registry, Regi
 
 log = logging.getLogger(__name__)
 
+# Named, because annotations of a function that is made for each call are worked out each time.
+_Current = ModelRecord | None
+_Wanted = ModelRecord | Keep | None
+
 #: A registered model's last use is moved forward only if it is newer by this, milliseconds; as KServe ModelMesh.
 _TOUCH_MS = 3_600_000
 
@@ -57,7 +61,7 @@ class Catalog:
         """
         created = False
 
-        def change(record: ModelRecord | None) -> ModelRecord | Keep:
+        def change(record: _Current) -> _Wanted:
             nonlocal created
             created = record is None
             if record is None:
@@ -85,7 +89,7 @@ class Catalog:
             MeshError: MODEL_REFERENCED or REGISTRY_UNAVAILABLE.
         """
 
-        def change(record: ModelRecord | None) -> None:
+        def change(record: _Current) -> None:
             if record is not None and record.refs > 0:
                 raise MeshError(
                     grpc.StatusCode.FAILED_PRECONDITION,
@@ -97,7 +101,7 @@ class Catalog:
         await self._update(model_id, change)
 
     async def _update(
-        self, model_id: str, change: Callable[[ModelRecord | None], ModelRecord | Keep | None]
+        self, model_id: str, change: Callable[[_Current], _Wanted]
     ) -> None:
         try:
             await self._registry.models.update(model_id, change)

@@ -23,6 +23,10 @@ from mesh.registry import (
 
 log = logging.getLogger(__name__)
 
+# Named, because annotations of a function that is made for each write are worked out each time.
+_Current = ModelRecord | None
+_Wanted = ModelRecord | Keep | None
+
 #: Between two tries while the registry is away, seconds.
 RETRY_INTERVAL_S = 1.0
 #: A load does not wait longer than this for its registration, seconds: a write's deadline and one try more.
@@ -232,8 +236,8 @@ class Registration:
                 change.done.set_result(NotAdded(message))
 
 
-def _together(changes: list[_Change]) -> Callable[[ModelRecord | None], ModelRecord | Keep | None]:
-    def change_record(record: ModelRecord | None) -> ModelRecord | Keep | None:
+def _together(changes: list[_Change]) -> Callable[[_Current], _Wanted]:
+    def change_record(record: _Current) -> _Wanted:
         if record is None:
             for change in changes:
                 if isinstance(change, _AddCopy):
