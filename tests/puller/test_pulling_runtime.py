@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from mesh.instance.pulling import PullingRuntime
+from mesh.puller import Code, Puller, PullFailure
 from mesh.runtimes import (
     LoadedModel,
     ModelInfo,
@@ -256,3 +257,19 @@ async def test_data_of_models_that_were_lost_with_the_server_goes(
     inner.events.put_nowait(RuntimeReturned(PARAMETERS))
     assert await anext(watching) == RuntimeReturned(PARAMETERS)
     assert [name for name in names(tmp_path / "models") if name != ".mesh-puller"] == []
+
+
+async def test_a_server_that_is_back_is_told_of_although_data_could_not_be_deleted(
+    runtime: PullingRuntime, inner: ReadingRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await runtime.load(model("a"))
+
+    async def refuse(puller: Puller, model_id: str) -> None:
+        raise PullFailure(Code.INTERNAL, f"{model_id}: read-only file system")
+
+    monkeypatch.setattr(Puller, "delete", refuse)
+    watching = runtime.watch()
+    inner.events.put_nowait(RuntimeLost("killed"))
+    assert await anext(watching) == RuntimeLost("killed")
+    inner.events.put_nowait(RuntimeReturned(PARAMETERS))
+    assert await anext(watching) == RuntimeReturned(PARAMETERS)

@@ -14,7 +14,7 @@ from mesh.instance.peers import Peer
 from mesh.instance.probes import Probes
 from mesh.instance.settings import Settings
 from mesh.registry import Keys, Registry, RegistryError, Store
-from mesh.runtimes import ModelRuntime, RuntimeLost, RuntimeParameters, RuntimeReturned
+from mesh.runtimes import ModelRuntime, RuntimeFailure, RuntimeLost, RuntimeParameters, RuntimeReturned
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 REGISTRY_START_TIMEOUT_S = 300.0
 #: Part of the shutdown budget kept for what follows the handing over, seconds; as KServe ModelMesh has it.
 AFTER_HAND_OVER_S = 5.0
+#: Between two watches of a model server, where the first broke off, seconds.
+WATCH_AGAIN_S = 1.0
 #: Between leaving the registry and refusing connections, seconds: peers and load balancers take notice in it.
 LEAVE_PAUSE_S = 2.0
 
@@ -99,9 +101,9 @@ class Instance:
         self.peer_address = f"{settings.address}:{bound.rpartition(':')[2]}"
         await parts.publisher.publish()
         self._run(parts.publisher.run())
-        if parts.loader is not None:
+        if self._runtime is not None and parts.loader is not None:
             self._run(parts.loader.keep_reading_usage())
-            self._run(self._watch_runtime(parts, parts.loader))
+            self._run(self._keep_watching(self._runtime, parts, parts.loader))
         await self._stand_for_election()
         if settings.metrics.port is not None:
             self._endpoints.append(serve_metrics(parts.collector, settings.host, settings.metrics.port))
@@ -159,10 +161,8 @@ class Instance:
 
     # What changes
 
-    async def _watch_runtime(self, parts: Parts, loader: Loader) -> None:
-        if self._runtime is None:
-            return
-        async for event in self._runtime.watch():
+    async def _watch_runtime(self, runtime: ModelRuntime, parts: Parts, loader: Loader) -> None:
+        async for event in runtime.watch():
             match event:
                 case RuntimeLost(reason=reason):
                     log.error("model server lost: %s", reason)
@@ -174,6 +174,15 @@ class Instance:
                     parts.self_view.runtime_up = True
                     loader.set_available(True)
             parts.publisher.changed()
+
+    async def _keep_watching(self, runtime: ModelRuntime, parts: Parts, loader: Loader) -> None:
+        while True:
+            try:
+                await self._watch_runtime(runtime, parts, loader)
+            except RuntimeFailure as failure:
+                # It came back broken; it may be started once more.
+                log.error("model server cannot be used: %s", failure)
+            await asyncio.sleep(WATCH_AGAIN_S)
 
     # Leaving
 

@@ -196,8 +196,13 @@ class PullingRuntime(ModelRuntime):
             _log.warning("model %s, whose load failed, keeps its data: %s", model_id, error or "timed out")
 
     async def _delete_lost(self, model_id: str) -> None:
-        if model_id not in self._loaded:
+        if model_id in self._loaded:
+            return
+        try:
             await self._delete(model_id)
+        except RuntimeFailure as failure:
+            # That the server is back must be told all the same; the model's next load or unload tries again.
+            _log.warning("model %s, which went with its server, keeps its data: %s", model_id, failure)
 
     async def _delete(self, model_id: str) -> None:
         try:
