@@ -1,5 +1,6 @@
 """Promises about models that cannot be loaded: who asks is told what is wrong, and the others are served on."""
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +113,26 @@ async def test_a_model_that_was_put_right_is_served_once_it_is_registered_anew(
         await other.register("late", LIGHTGBM.format, path)
         await other.ask(LIGHTGBM, "late")
         await one.ask(LIGHTGBM, "late")
+
+
+async def test_with_the_storage_away_what_is_loaded_is_served(
+    builtin_mesh: list[Pod], storage: Storage, tmp_path: Path
+) -> None:
+    path = storage.put(SVM, tmp_path.name)
+    async with User(builtin_mesh[0]) as one, User(builtin_mesh[1]) as other:
+        await one.register("warm", SVM.format, path)
+        await one.ask(SVM, "warm")
+        await asyncio.to_thread(storage.s3.process.kill)
+        try:
+            status = await one.register("cold", SVM.format, path, load=True)
+            assert status.status == api.ModelStatusInfo.LOADING_FAILED
+            assert any("UNAVAILABLE" in error and storage.s3.endpoint in error for error in status.errors)
+            for user in (one, other):
+                await user.ask(SVM, "warm")
+        finally:
+            await asyncio.to_thread(storage.s3.start)
+        await one.register("new", SVM.format, path)
+        await other.ask(SVM, "new")
 
 
 async def test_a_model_that_nobody_registered_is_not_found(mesh: list[Pod]) -> None:
