@@ -409,6 +409,16 @@ def test_a_failure_for_whose_reminder_there_is_no_room_is_forgotten_in_time() ->
     assert shell.take(ForgetFailure) == [ForgetFailure("a")]
 
 
+def test_a_failure_that_may_pass_is_soon_forgotten() -> None:
+    shell = Shell()
+    shell.request("a", 20)
+    (start,) = shell.take(StartLoad)
+    shell.send(LoadFailed("a", start.load_id, 14, "storage is away", load_started=False))
+    shell.send(Tick(), after_ms=10_000)
+    assert [forgotten.model_id for forgotten in shell.take(ForgetFailure)] == ["a"]
+    assert shell.state("a") == "absent"
+
+
 def test_a_load_that_takes_too_long_is_unloaded_a_little_later() -> None:
     shell = Shell()
     shell.request("a", 20)

@@ -146,6 +146,8 @@ def test_failures_come_and_go_with_their_messages() -> None:
         "",
     )
     assert record.with_failure("i1", 30).failure_message("i1") == ""
+    assert record.with_failure("i1", 30, "m", "too_large").failure_reason("i1") == "too_large"
+    assert record.failure_reason("i1") == ""
     assert record.without_failure("i1") == ModelRecord(type="x", failures={"i2": 20})
     late = record.without_failures_before(20)
     assert (late.failures, late.failure_messages) == ({"i2": 20}, {})

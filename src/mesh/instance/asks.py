@@ -11,7 +11,7 @@ from mesh.dataplane import Ask, DataPlane
 from mesh.instance.errors import MeshError, Reason, registry_unavailable, status_from_number, vmodel_not_found
 from mesh.instance.loader import Loader
 from mesh.instance.metrics import Metrics
-from mesh.instance.outcomes import RETRY_AFTER_S, load_failed
+from mesh.instance.outcomes import RETRY_AFTER_S, error_of_record
 from mesh.instance.peers import Peers
 from mesh.instance.placer import Placer
 from mesh.instance.routes import Routes
@@ -191,8 +191,8 @@ class Asks:
                 self._answer_endpoint(ask, model_id, instance_id)
             case GiveHeldAnswer():
                 self._dataplane.answer_held(ask.token)
-            case FailRequest(reason=GiveUp.LOAD_FAILED, message=message):
-                raise load_failed(model_id, message)
+            case FailRequest(reason=GiveUp.LOAD_FAILED) if record is not None:
+                raise error_of_record(model_id, record)
             case FailRequest(message=message):
                 raise _unserved(model_id, message, ask)
             case AwaitLoad() | PlaceLoad():

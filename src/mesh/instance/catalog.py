@@ -100,9 +100,7 @@ class Catalog:
 
         await self._update(model_id, change)
 
-    async def _update(
-        self, model_id: str, change: Callable[[_Current], _Wanted]
-    ) -> None:
+    async def _update(self, model_id: str, change: Callable[[_Current], _Wanted]) -> None:
         try:
             await self._registry.models.update(model_id, change)
         except InvalidRecord as error:

@@ -398,7 +398,7 @@ class Loader:
     def _report_failed(self, report: ReportFailed) -> None:
         self._chronicle.failed(report)
         if report.fresh:
-            self._registration.move_to_failures(report.model_id, report.message)
+            self._registration.move_to_failures(report.model_id, report.message, report.reason.value)
         self._resolve(
             report.model_id,
             LoadOutcome(

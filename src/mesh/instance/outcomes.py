@@ -13,6 +13,7 @@ from mesh.instance.errors import (
 )
 from mesh.placement import Failure, Refusal
 from mesh.protos import peer_pb2
+from mesh.registry import ModelRecord
 
 #: When a refusal for lack of room may be worth a retry, seconds.
 RETRY_AFTER_S = 2.0
@@ -79,7 +80,8 @@ def error_of(model_id: str, outcome: LoadOutcome) -> MeshError:
                 grpc.StatusCode.DEADLINE_EXCEEDED, Reason.LOAD_TIMEOUT, outcome.message, model_id
             )
         case Failure.RUNTIME:
-            return load_failed(model_id, outcome.message)
+            # INTERNAL, as KServe ModelMesh has it.
+            return MeshError(grpc.StatusCode.INTERNAL, Reason.LOAD_FAILED, outcome.message, model_id)
         case Refusal.CHURN:
             return MeshError(exhausted, Reason.CHURN, outcome.message, model_id, RETRY_AFTER_S)
         case Refusal.NOT_REGISTERED:
@@ -106,6 +108,13 @@ def error_of(model_id: str, outcome: LoadOutcome) -> MeshError:
             return MeshError(exhausted, Reason.NO_PLACE, outcome.message, model_id, RETRY_AFTER_S)
 
 
-def load_failed(model_id: str, message: str) -> MeshError:
-    """The error of a model that no instance can load; INTERNAL, as KServe ModelMesh has it."""
-    return MeshError(grpc.StatusCode.INTERNAL, Reason.LOAD_FAILED, message, model_id)
+def error_of_record(model_id: str, record: ModelRecord) -> MeshError:
+    """The status of a request whose model failed to load before: that of the newest failure in its record."""
+    newest = max(record.failures, key=lambda instance_id: record.failures[instance_id])
+    outcome = LoadOutcome(
+        loaded=False,
+        reason=record.failure_reason(newest) or Failure.RUNTIME,
+        message=record.failure_message(newest) or "the load failed",
+        failed=True,
+    )
+    return error_of(model_id, outcome)

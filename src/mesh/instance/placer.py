@@ -11,7 +11,14 @@ import grpc
 from mesh.instance.candidates import Candidates
 from mesh.instance.errors import MeshError, Reason, model_not_found, registry_unavailable
 from mesh.instance.loader import Loader
-from mesh.instance.outcomes import NO_RUNTIME, RETRY_AFTER_S, LoadOutcome, error_of, load_failed, outcome_from
+from mesh.instance.outcomes import (
+    NO_RUNTIME,
+    RETRY_AFTER_S,
+    LoadOutcome,
+    error_of,
+    error_of_record,
+    outcome_from,
+)
 from mesh.instance.peers import Peer, Peers
 from mesh.instance.routes import Routes
 from mesh.placement import (
@@ -244,11 +251,9 @@ class Placer:
 
     def _check_failures(self, model_id: str, record: ModelRecord) -> None:
         recent_ms = self._now_ms() - self._failure_expiry_ms // 2
-        recent = sorted(
-            (failed, instance) for instance, failed in record.failures.items() if failed > recent_ms
-        )
+        recent = [failed for failed in record.failures.values() if failed > recent_ms]
         if len(recent) >= MAX_RECENT_FAILURES:
-            raise load_failed(model_id, record.failure_message(recent[-1][1]) or "the load failed")
+            raise error_of_record(model_id, record)
 
     def _existing(self, record: ModelRecord, attempt: _Attempt) -> str | None:
         """An instance that lists a copy and may serve it: this one, else the one that began first."""
@@ -377,8 +382,7 @@ def _nowhere(model_id: str, placement: Placement, record: ModelRecord) -> MeshEr
                 grpc.StatusCode.RESOURCE_EXHAUSTED, Reason.TOO_LARGE, placement.message, model_id
             )
         case PlacementReason.ALL_EXCLUDED if record.failures:
-            newest = max(record.failures, key=lambda instance_id: record.failures[instance_id])
-            return load_failed(model_id, record.failure_message(newest) or "the load failed")
+            return error_of_record(model_id, record)
         case PlacementReason.NO_ROOM:
             code = grpc.StatusCode.RESOURCE_EXHAUSTED
         case _:

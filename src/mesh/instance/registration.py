@@ -108,10 +108,11 @@ class _MoveToFailures:
     instance_id: str
     failed_ms: int
     message: str
+    reason: str
 
     def apply(self, record: ModelRecord) -> ModelRecord:
         return record.without_copy(self.instance_id).with_failure(
-            self.instance_id, self.failed_ms, self.message
+            self.instance_id, self.failed_ms, self.message, self.reason
         )
 
 
@@ -170,9 +171,9 @@ class Registration:
         """Removes this instance from the model's copies."""
         self._add(model_id, _RemoveCopy(self._instance_id, self._now_ms()))
 
-    def move_to_failures(self, model_id: str, message: str) -> None:
-        """Records that the load failed here."""
-        self._add(model_id, _MoveToFailures(self._instance_id, self._now_ms(), message))
+    def move_to_failures(self, model_id: str, message: str, reason: str) -> None:
+        """Records that the load failed here, and why, for people and for machines."""
+        self._add(model_id, _MoveToFailures(self._instance_id, self._now_ms(), message, reason))
 
     def remove_failure(self, model_id: str) -> None:
         """Forgets that a load failed here."""

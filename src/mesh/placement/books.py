@@ -75,7 +75,7 @@ class Books:
         if not entry.gone:
             self.drop(entry)
         self.tell_failure(entry.model_id, note, fresh=True)
-        half_ms = self.now_ms + self.limits.failure_expiry_ms // 2
+        half_ms = self.now_ms + self.limits.failure_lifetime_ms(note.code) // 2
         self.timers.set(half_ms, Due.FAILURE_EXPIRY, entry.model_id, entry.load_id)
         if self.memory.free <= 0:
             return

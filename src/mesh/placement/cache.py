@@ -482,7 +482,7 @@ class LocalCache:
 
     def _check_failure(self, entry: Entry) -> None:
         books = self._books
-        expires_ms = entry.since_ms + self.limits.failure_expiry_ms
+        expires_ms = entry.since_ms + self._failure_lifetime_ms(entry)
         if books.now_ms >= expires_ms or books.now_ms - entry.last_used_ms <= _IN_USE_MS:
             books.forget_failure(entry)
         else:
@@ -491,7 +491,10 @@ class LocalCache:
     def _deserves_another_try(self, entry: Entry) -> bool:
         """Returns: whether it is a failure so old that a model in use is tried again."""
         age_ms = self._books.now_ms - entry.since_ms
-        return entry.state is CopyState.FAILED and age_ms >= self.limits.failure_expiry_ms // 2
+        return entry.state is CopyState.FAILED and age_ms >= self._failure_lifetime_ms(entry) // 2
+
+    def _failure_lifetime_ms(self, entry: Entry) -> int:
+        return self.limits.failure_lifetime_ms(entry.failure.code if entry.failure else 0)
 
     def _current(self, event: Any, state: CopyState) -> Entry | None:
         entry = self._books.entries.get(event.model_id)

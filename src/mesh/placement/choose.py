@@ -260,7 +260,9 @@ def _draw(
     if len(idle) == 1:
         return idle[0], f"the least busy among the best {len(shortlist)}"
     drawn = random.sample(idle, 2)
-    return min(drawn, key=lambda one: (one.backlog, one.models, -one.free)), f"drawn from the best {len(idle)}"
+    return min(
+        drawn, key=lambda one: (one.backlog, one.models, -one.free)
+    ), f"drawn from the best {len(idle)}"
 
 
 #: How many times as busy as the least busy one an instance may be, by how long ago the model was last used, in

@@ -7,6 +7,8 @@ UNIT_BYTES = 8192
 
 _SPACE_WAIT_MS = 180_000
 _FAILURE_EXPIRY_MS = 900_000
+_PASSING_FAILURE_EXPIRY_MS = 20_000
+_UNAVAILABLE = 14
 _JUST_LOADED_MS = 5_000
 
 
@@ -49,6 +51,8 @@ class CacheLimits:
         full_threshold: with less free than this the instance counts as full.
         space_wait_ms: how long a load waits for memory.
         failure_expiry_ms: how long a failed load is remembered; half as long where the model is in use.
+        passing_failure_expiry_ms: the same for one that says by its code that it may pass: storage or a model
+            server that is away for a moment.
         just_loaded_ms: how long a new copy is safe, so that the requests which waited for it find it.
     """
 
@@ -61,6 +65,7 @@ class CacheLimits:
     full_threshold: int
     space_wait_ms: int = _SPACE_WAIT_MS
     failure_expiry_ms: int = _FAILURE_EXPIRY_MS
+    passing_failure_expiry_ms: int = _PASSING_FAILURE_EXPIRY_MS
     just_loaded_ms: int = _JUST_LOADED_MS
 
     def __post_init__(self) -> None:
@@ -72,6 +77,12 @@ class CacheLimits:
                 f"unload_buffer is {self.unload_buffer}, must be at least 0 and below the capacity, "
                 f"{self.capacity}"
             )
+
+    def failure_lifetime_ms(self, code: int) -> int:
+        """How long a load that failed with this gRPC status code is remembered."""
+        if code == _UNAVAILABLE:
+            return min(self.passing_failure_expiry_ms, self.failure_expiry_ms)
+        return self.failure_expiry_ms
 
     @classmethod
     def from_runtime(

@@ -100,11 +100,19 @@ class ModelRecord(
         last_unload = self.last_unload if unloaded is None else unloaded
         return replace(self, copies=copies, last_unload=last_unload if len(copies) > FEW_COPIES else 0)
 
-    def with_failure(self, instance: str, failed: int, message: str = "") -> Self:
-        """Records that a load failed at an instance; its copies are left alone."""
+    def with_failure(self, instance: str, failed: int, message: str = "", reason: str = "") -> Self:
+        """Records that a load failed at an instance; its copies are left alone.
+
+        Args:
+            instance: where it failed.
+            failed: when.
+            message: why, for people.
+            reason: why, for machines; a member of ours.
+        """
         messages = _without(self.failure_messages, instance)
-        if message:
-            messages = {**messages, instance: {"msg": message}}
+        told = {"msg": message, "reason": reason}
+        if told := {name: text for name, text in told.items() if text}:
+            messages = {**messages, instance: told}
         return replace(self, failures={**self.failures, instance: failed}, failure_messages=messages)
 
     def without_failure(self, instance: str) -> Self:
@@ -127,6 +135,11 @@ class ModelRecord(
         """Returns why the load at an instance failed, or an empty text."""
         message = self.failure_messages.get(instance, _NOTHING).get("msg", "")
         return message if isinstance(message, str) else str(message)
+
+    def failure_reason(self, instance: str) -> str:
+        """Returns the reason for machines of a failed load, or an empty text where none was told."""
+        reason = self.failure_messages.get(instance, _NOTHING).get("reason", "")
+        return reason if isinstance(reason, str) else str(reason)
 
     def with_use(self, used: int) -> Self:
         """Moves `last_used` forward, never back."""
