@@ -10,7 +10,7 @@ use http::HeaderMap;
 use crate::compression::{decompress, too_large};
 use crate::fieldpath::{Located, locate};
 use crate::frames::{FrameScanner, PREFIX, TooLarge, message_length};
-use crate::grpc::Status;
+use crate::grpc::{Code, Status};
 use crate::inject::malformed;
 
 /// Bytes kept by all requests together, and how many may be.
@@ -184,6 +184,20 @@ impl<'a> RequestBody<'a> {
         }
     }
 
+    /// Reads to the end and gives the one message of a unary call.
+    pub fn poll_message(&mut self, cx: &mut Context<'_>, encoding: &str) -> Poll<Result<Bytes, BodyError>> {
+        while !self.ended {
+            match self.poll_read(cx)? {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(bytes)) => self.keep(bytes),
+                Poll::Ready(None) => {}
+            }
+        }
+        let mut whole = BytesMut::with_capacity(self.kept);
+        self.chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
+        Poll::Ready(only_message(whole.freeze(), encoding, self.max_message_bytes).map_err(BodyError::Refused))
+    }
+
     /// Puts a chunk behind the first, once that has doubled, so that all is looked at in one piece without being
     /// copied over and over.
     fn merge(&mut self, bytes: Bytes) {
@@ -217,6 +231,15 @@ impl<'a> RequestBody<'a> {
         }
         found(path, available, length)
     }
+}
+
+fn only_message(mut bytes: Bytes, encoding: &str, limit: usize) -> Result<Bytes, Status> {
+    let whole = bytes.first_chunk::<PREFIX>().copied().filter(|prefix| bytes.len() == PREFIX + message_length(prefix));
+    let Some(prefix) = whole else {
+        return Err(Status::new(Code::INVALID_ARGUMENT, "a unary call needs exactly one whole message"));
+    };
+    let message = bytes.split_off(PREFIX);
+    if prefix[0] & 1 == 0 { Ok(message) } else { decompress(encoding, &message, limit).map(Bytes::from) }
 }
 
 fn found(path: &[u32], bytes: &[u8], total: usize) -> Result<Option<Option<String>>, Status> {

@@ -1,4 +1,4 @@
-//! Decompression of messages whose id must be read or written; all others pass as they are.
+//! Decompression of messages that must be read here; all others pass as they are.
 
 use std::io::Read;
 
@@ -19,9 +19,7 @@ pub fn decompress(encoding: &str, bytes: &[u8], limit: usize) -> Result<Vec<u8>,
         other => {
             return Err(Status::new(
                 Code::UNIMPLEMENTED,
-                format!(
-                    "the model id inside a message cannot be read with grpc-encoding {other:?}; use gzip, deflate or none"
-                ),
+                format!("the message cannot be read here with grpc-encoding {other:?}; use gzip, deflate or none"),
             ));
         }
     };

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use tokio::sync::mpsc;
 
 use std::sync::atomic::Ordering;
 
 use crate::address::Address;
+use crate::calls::{Incoming, Reply};
 use crate::connection::Side;
 use crate::endpoint::EndpointKind;
 use crate::grpc::{Code, Status};
@@ -30,6 +32,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<DataPlane>()?;
     module.add_class::<Ask>()?;
+    module.add_class::<Call>()?;
     module.add_class::<Usage>()?;
     module.add_class::<HistogramSample>()?;
     module.add_class::<Totals>()?;
@@ -63,6 +66,13 @@ impl Ask {
             self.token, self.reason, self.model_id, self.attempt, self.tried
         )
     }
+}
+
+#[pyclass(frozen, get_all, module = "mesh.dataplane")]
+pub struct Call {
+    token: u64,
+    method: String,
+    message: Py<PyBytes>,
 }
 
 #[pyclass(frozen, get_all, module = "mesh.dataplane")]
@@ -135,6 +145,16 @@ fn address(argument: &str, text: &str) -> PyResult<Address> {
 
 fn normalized(prefixes: Vec<String>) -> Vec<String> {
     prefixes.into_iter().map(|prefix| if prefix.starts_with('/') { prefix } else { format!("/{prefix}") }).collect()
+}
+
+fn status_of(code: i64, message: &str, details: &[u8]) -> PyResult<Status> {
+    let code = u32::try_from(code)
+        .ok()
+        .filter(|code| (1..=16).contains(code))
+        .ok_or_else(|| bad("code", format!("status code {code} is not in 1 to 16")))?;
+    let mut status = Status::new(Code::new(code), message);
+    status.details = bytes::Bytes::copy_from_slice(details);
+    Ok(status)
 }
 
 fn field_path(argument: &str, method: &str, path: Vec<i64>) -> PyResult<Vec<u32>> {
@@ -212,7 +232,7 @@ impl DataPlane {
 
     #[getter]
     fn event_fd(&self) -> i32 {
-        self.plane.hub.fd()
+        self.plane.hub.wake.fd()
     }
 
     #[pyo3(signature = (address, *, peers))]
@@ -235,10 +255,22 @@ impl DataPlane {
         }
     }
 
-    fn set_control(&self, address: &str, prefixes: Vec<String>, peer_prefixes: Vec<String>) -> PyResult<()> {
+    #[pyo3(signature = (address, prefixes, peer_prefixes, calls=Vec::new()))]
+    fn set_control(
+        &self,
+        address: &str,
+        prefixes: Vec<String>,
+        peer_prefixes: Vec<String>,
+        calls: Vec<String>,
+    ) -> PyResult<()> {
         let address = self::address("address", address)?;
         let endpoint = self.plane.add_endpoint(EndpointKind::Control, "control", address);
-        let control = Control { endpoint, prefixes: normalized(prefixes), peer_prefixes: normalized(peer_prefixes) };
+        let control = Control {
+            endpoint,
+            prefixes: normalized(prefixes),
+            peer_prefixes: normalized(peer_prefixes),
+            calls: normalized(calls).into_iter().collect(),
+        };
         let mut old = None;
         self.plane.change_policy(|policy| old = policy.control.replace(control));
         if let Some(old) = old {
@@ -390,13 +422,7 @@ impl DataPlane {
 
     #[pyo3(signature = (token, code, message, details=b"".as_slice()))]
     fn answer_status(&self, token: u64, code: i64, message: &str, details: &[u8]) -> PyResult<()> {
-        let code = u32::try_from(code)
-            .ok()
-            .filter(|code| (1..=16).contains(code))
-            .ok_or_else(|| bad("code", format!("status code {code} is not in 1 to 16")))?;
-        let mut status = Status::new(Code::new(code), message);
-        status.details = bytes::Bytes::copy_from_slice(details);
-        self.plane.hub.answer(token, &Answer::Status(status));
+        self.plane.hub.answer(token, &Answer::Status(status_of(code, message, details)?));
         Ok(())
     }
 
@@ -404,6 +430,25 @@ impl DataPlane {
         let mut status = Status::new(Code::UNAVAILABLE, "this instance has no copy of the model");
         status.control = Some(NOT_HERE);
         self.plane.hub.answer(token, &Answer::Status(status));
+    }
+
+    fn take_calls(&self, py: Python<'_>) -> Vec<Call> {
+        let call = |(token, call): (u64, Incoming)| Call {
+            token,
+            method: call.method,
+            message: PyBytes::new(py, &call.message).unbind(),
+        };
+        self.plane.calls.take().into_iter().map(call).collect()
+    }
+
+    fn answer_call(&self, token: u64, message: &[u8]) {
+        self.plane.calls.answer(token, Reply::Message(bytes::Bytes::copy_from_slice(message)));
+    }
+
+    #[pyo3(signature = (token, code, message, details=b"".as_slice()))]
+    fn fail_call(&self, token: u64, code: i64, message: &str, details: &[u8]) -> PyResult<()> {
+        self.plane.calls.answer(token, Reply::Status(status_of(code, message, details)?));
+        Ok(())
     }
 
     fn answer_held(&self, token: u64) {

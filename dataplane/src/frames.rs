@@ -1,5 +1,7 @@
 //! Length-prefixed gRPC messages in a stream of chunks, looked at without being assembled.
 
+use bytes::{BufMut, Bytes, BytesMut};
+
 /// Bytes before each message: a flag for compression and a length.
 pub const PREFIX: usize = 5;
 
@@ -53,6 +55,16 @@ impl FrameScanner {
 /// The length in a whole prefix.
 pub fn message_length(prefix: &[u8; PREFIX]) -> usize {
     u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize
+}
+
+/// A message with its prefix, not compressed.
+pub fn framed(message: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(PREFIX + message.len());
+    bytes.put_u8(0);
+    // Messages of Python are far below 4 GiB, which the format ends at.
+    bytes.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    bytes.extend_from_slice(message);
+    bytes.freeze()
 }
 
 #[cfg(test)]

@@ -124,10 +124,16 @@ impl Status {
         headers
     }
 
-    /// The whole answer in one header block.
-    pub fn trailers_only(&self) -> Response<()> {
+    /// The head of an answer with a message.
+    pub fn head() -> Response<()> {
         let mut response = Response::new(());
         response.headers_mut().insert(header::CONTENT_TYPE, CONTENT_TYPE);
+        response
+    }
+
+    /// The whole answer in one header block.
+    pub fn trailers_only(&self) -> Response<()> {
+        let mut response = Status::head();
         self.write(response.headers_mut());
         response
     }

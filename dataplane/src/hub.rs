@@ -3,17 +3,14 @@
 //! The threads of the data plane push and wake a file descriptor; Python drains. Neither waits for the other.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::oneshot;
 
 use crate::grpc::Status;
 use crate::lock::lock;
+use crate::wake::Wake;
 
 /// Why the data plane asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,19 +85,14 @@ struct State {
 }
 
 pub struct Hub {
-    fd: File,
+    pub wake: Wake,
     waiting: AtomicUsize,
     state: Mutex<State>,
 }
 
 impl Hub {
     pub fn new() -> std::io::Result<Hub> {
-        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Hub { fd: File::from(fd), waiting: AtomicUsize::new(0), state: Mutex::default() })
-    }
-
-    pub fn fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+        Ok(Hub { wake: Wake::new()?, waiting: AtomicUsize::new(0), state: Mutex::default() })
     }
 
     /// Requests that wait for an answer.
@@ -138,17 +130,14 @@ impl Hub {
         }
         drop(state);
         if wake {
-            // It cannot fail for good: the counter overflows only after 2^64 writes without a read.
-            let _ = (&self.fd).write(&1_u64.to_ne_bytes());
+            self.wake.wake();
         }
         Waiter { hub: self, token, number, receiver }
     }
 
     /// The asks since the last call, those left out that nobody waits for any more.
     pub fn take(&self) -> Vec<(u64, Question)> {
-        let mut counter = [0; 8];
-        // Cleared before the list is taken, so that nothing pushed in between goes unnoticed.
-        let _ = (&self.fd).read(&mut counter);
+        self.wake.clear();
         let mut state = lock(&self.state);
         let mut events = std::mem::take(&mut state.events);
         events.retain(|(token, _)| state.pending.contains_key(token));

@@ -5,6 +5,7 @@
 
 mod address;
 mod body;
+mod calls;
 mod client;
 mod clock;
 mod compression;
@@ -31,6 +32,7 @@ mod shard;
 mod stream;
 mod table;
 mod timeout;
+mod wake;
 
 use pyo3::prelude::*;
 

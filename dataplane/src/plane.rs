@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use crate::address::Address;
 use crate::body::Budget;
+use crate::calls::Calls;
 use crate::endpoint::{Endpoint, EndpointKind};
 use crate::hub::Hub;
 use crate::lock::lock;
@@ -20,6 +21,7 @@ pub struct Plane {
     pub settings: Settings,
     pub table: Table,
     pub hub: Hub,
+    pub calls: Calls,
     pub budget: Budget,
     pub shards: Vec<ShardState>,
     policy: Mutex<Arc<Policy>>,
@@ -64,6 +66,7 @@ impl Plane {
         Ok(Plane {
             table: Table::new(),
             hub: Hub::new()?,
+            calls: Calls::default(),
             budget: Budget { used: AtomicUsize::new(0), most: settings.max_retained_bytes },
             shards: (0..settings.shards).map(|_| shard()).collect(),
             policy: Mutex::default(),

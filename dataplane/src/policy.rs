@@ -1,6 +1,6 @@
 //! What Python has set for all requests: methods, places of ids, status rules, the control server.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::endpoint::Endpoint;
@@ -26,6 +26,8 @@ pub struct Control {
     pub endpoint: Arc<Endpoint>,
     pub prefixes: Vec<String>,
     pub peer_prefixes: Vec<String>,
+    /// Paths of the methods among them that Python answers itself.
+    pub calls: HashSet<String>,
 }
 
 /// A method that clients may call.
@@ -54,6 +56,8 @@ impl StatusRule {
 /// Where a path leads.
 pub enum Destination<'a> {
     Control(&'a Arc<Endpoint>),
+    /// Python itself.
+    Call,
     Model,
     Forbidden,
 }
@@ -61,11 +65,15 @@ pub enum Destination<'a> {
 impl Policy {
     pub fn destination(&self, path: &str, from_peers: bool) -> Destination<'_> {
         if let Some(control) = &self.control {
-            if control.prefixes.iter().any(|prefix| path.starts_with(prefix)) {
-                return Destination::Control(&control.endpoint);
-            }
-            if control.peer_prefixes.iter().any(|prefix| path.starts_with(prefix)) {
-                return if from_peers { Destination::Control(&control.endpoint) } else { Destination::Forbidden };
+            let for_clients = control.prefixes.iter().any(|prefix| path.starts_with(prefix));
+            if for_clients || control.peer_prefixes.iter().any(|prefix| path.starts_with(prefix)) {
+                return if !for_clients && !from_peers {
+                    Destination::Forbidden
+                } else if control.calls.contains(path) {
+                    Destination::Call
+                } else {
+                    Destination::Control(&control.endpoint)
+                };
             }
         }
         if path.starts_with(RUNTIME_SERVICE) { Destination::Forbidden } else { Destination::Model }

@@ -13,10 +13,12 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, V
 use tokio::time::Instant as Deadline;
 
 use crate::body::{BodyError, RequestBody};
+use crate::calls::{Incoming, Reply};
 use crate::client::{Client, Ended};
 use crate::clock::epoch_ms;
 use crate::endpoint::{Endpoint, EndpointKind, Unreachable};
 use crate::exchange::{Outcome, Rules, exchange};
+use crate::frames::framed;
 use crate::grpc::{Code, GRPC_ENCODING, GRPC_TIMEOUT, Status};
 use crate::journey::{Journey, MAX_REPLAYS, Target};
 use crate::metadata::{self, FROM_PEER, Subject};
@@ -163,8 +165,42 @@ impl Call {
     async fn run(&self, body: &mut RequestBody<'_>, client: &mut Client) {
         match self.policy.destination(self.path.path(), self.peers) {
             Destination::Forbidden => client.status(&self.not_permitted()),
+            Destination::Call => Box::pin(self.ask_python(body, client)).await,
             Destination::Control(endpoint) => Box::pin(self.control(endpoint, body, client)).await,
             Destination::Model => self.infer(body, client).await,
+        }
+    }
+
+    /// A management call that Python answers itself.
+    async fn ask_python(&self, body: &mut RequestBody<'_>, client: &mut Client) {
+        let read = poll_fn(|cx| body.poll_message(cx, self.encoding()));
+        let message = match client.unless_ended(read).await {
+            Ok(Ok(message)) => message,
+            Ok(Err(BodyError::Refused(status))) => return client.status(&status),
+            Ok(Err(BodyError::Gone)) => {
+                client.end(Ended::Gone);
+                return;
+            }
+            Err(ended) => {
+                client.end(ended);
+                return;
+            }
+        };
+        let call = Incoming { method: self.method().to_owned(), message };
+        let awaited = self.plane.calls.submit(call, &self.plane.hub.wake);
+        match client.unless_ended(awaited.reply()).await {
+            Ok(Some(Reply::Message(message))) => {
+                let ok = Status::new(Code::OK, "");
+                client.head(Status::head(), false);
+                // HTTP/2 keeps what the client does not take at once.
+                client.data(framed(&message));
+                client.trailers(ok.trailers());
+            }
+            Ok(Some(Reply::Status(status))) => client.status(&status),
+            Ok(None) => client.status(&Status::new(Code::UNAVAILABLE, "the instance is being closed")),
+            Err(ended) => {
+                client.end(ended);
+            }
         }
     }
 

@@ -53,6 +53,16 @@ class Ask:
     deadline_ms: int
 
 @final
+class Call:
+    """A unary call of the control API that Python answers itself, with `DataPlane.answer_call` or ``fail_call``."""
+
+    token: int
+    #: Full method name, ``package.Service/Method``.
+    method: str
+    #: The request as it was serialized, decompressed where it was compressed.
+    message: bytes
+
+@final
 class Usage:
     """What was asked of the local copy of one model since the last `DataPlane.take_usage`."""
 
@@ -142,10 +152,19 @@ class DataPlane:
         Returns: the bound address in the same form.
         """
 
-    def set_control(self, address: str, prefixes: Sequence[str], peer_prefixes: Sequence[str]) -> None:
+    def set_control(
+        self,
+        address: str,
+        prefixes: Sequence[str],
+        peer_prefixes: Sequence[str],
+        calls: Sequence[str] = (),
+    ) -> None:
         """Requests whose path starts with one of ``prefixes`` go to the gRPC server at ``address`` (this process).
 
         ``peer_prefixes`` hold on listeners for peers only; elsewhere such paths are refused as UNIMPLEMENTED.
+
+        Methods among them that are named in ``calls`` do not go there: `take_calls` gives them to Python whole, which
+        costs a small part of a call of a gRPC server.
         """
 
     def set_rpcs(
@@ -227,6 +246,15 @@ class DataPlane:
 
     def answer_not_here(self, token: int) -> None:
         """Tell the peer that sent the request that there is no copy here; its data plane asks anew, ``not_here``."""
+
+    def take_calls(self) -> list[Call]:
+        """Returns: the calls since the last time, oldest first. To be called after `take_events`."""
+
+    def answer_call(self, token: int, message: bytes) -> None:
+        """End a call with its serialized reply."""
+
+    def fail_call(self, token: int, code: int, message: str, details: bytes = b"") -> None:
+        """End a call with this status; ``details`` as in `answer_status`."""
 
     def answer_held(self, token: int) -> None:
         """Give the client the answer that is held back, unchanged. Only after a status rule matched."""

@@ -4,14 +4,13 @@ import asyncio
 import heapq
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
 
+from mesh.instance.calls import Rpc, service
 from mesh.instance.errors import MeshError
-from mesh.instance.management import answer
 from mesh.instance.peer_service import PeerService
 from mesh.instance.peers import Peer, Peers
 from mesh.placement import NEVER_USED_MS, UNIT_BYTES
-from mesh.protos import admin_pb2, admin_pb2_grpc, peer_pb2
+from mesh.protos import admin_pb2, peer_pb2
 from mesh.registry import InstanceRecord, ModelRecord, Registry
 
 #: Models in one page where the caller does not say.
@@ -22,7 +21,10 @@ DEFAULT_DECISIONS = 50
 _LocalCopies = dict[str, peer_pb2.LocalCopy]
 
 
-class AdminService(admin_pb2_grpc.AdminServicer):
+SERVICE = "mesh.admin.v1.Admin"
+
+
+class AdminService:
     """The rpcs of ``mesh.admin.v1.Admin``. What an instance knows of its own copies is asked of it directly."""
 
     def __init__(self, instance_id: str, registry: Registry, peers: Peers, own: PeerService) -> None:
@@ -31,11 +33,17 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         self._peers = peers
         self._own = own
 
-    async def ListModels(
-        self, request: admin_pb2.ListModelsRequest, context: Any
-    ) -> admin_pb2.ListModelsReply:
-        """Tells a page of models in order of their ids."""
-        return await answer(self._list_models(request), context)
+    def rpcs(self) -> dict[str, Rpc]:
+        """The methods by their full names."""
+        return service(
+            SERVICE,
+            {
+                "ListModels": Rpc(self._list_models, admin_pb2.ListModelsRequest),
+                "DescribeModel": Rpc(self._describe_model, admin_pb2.DescribeModelRequest),
+                "ListInstances": Rpc(self._list_instances, admin_pb2.ListInstancesRequest),
+                "Explain": Rpc(self._explain, admin_pb2.ExplainRequest),
+            },
+        )
 
     async def _list_models(self, request: admin_pb2.ListModelsRequest) -> admin_pb2.ListModelsReply:
         limit = request.limit or DEFAULT_PAGE
@@ -61,12 +69,6 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             reply.next = page[limit - 1]
         return reply
 
-    async def DescribeModel(
-        self, request: admin_pb2.DescribeModelRequest, context: Any
-    ) -> admin_pb2.DescribeModelReply:
-        """Tells everything about one model."""
-        return await answer(self._describe_model(request), context)
-
     async def _describe_model(self, request: admin_pb2.DescribeModelRequest) -> admin_pb2.DescribeModelReply:
         record = self._registry.models.get(request.model_id)
         if record is None:
@@ -74,15 +76,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         copies = await self._copies_everywhere(request.model_id)
         return admin_pb2.DescribeModelReply(found=True, model=self._model(request.model_id, record, copies))
 
-    async def ListInstances(
-        self,
-        request: admin_pb2.ListInstancesRequest,
-        context: Any,
-    ) -> admin_pb2.ListInstancesReply:
-        """Tells all instances."""
-        return await answer(self._list_instances(), context)
-
-    async def _list_instances(self) -> admin_pb2.ListInstancesReply:
+    async def _list_instances(self, _: admin_pb2.ListInstancesRequest) -> admin_pb2.ListInstancesReply:
         peers = list(self._peers)
         answered = await asyncio.gather(*(peer.answers() for peer in peers))
         reachable = {peer.instance_id for peer, answers in zip(peers, answered, strict=True) if answers}
@@ -96,10 +90,6 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             leader=self._registry.election.leader or "",
             models_registered=len(self._registry.models),
         )
-
-    async def Explain(self, request: admin_pb2.ExplainRequest, context: Any) -> admin_pb2.ExplainReply:
-        """Tells the newest decisions of all instances."""
-        return await answer(self._explain(request), context)
 
     async def _explain(self, request: admin_pb2.ExplainRequest) -> admin_pb2.ExplainReply:
         limit = request.limit or DEFAULT_DECISIONS

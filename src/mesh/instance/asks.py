@@ -77,24 +77,20 @@ class Asks:
         self._caps = caps
         self._answering: set[asyncio.Task[None]] = set()
 
-    def start(self) -> None:
-        """Begins to answer; needs a running event loop."""
-        asyncio.get_running_loop().add_reader(self._dataplane.event_fd, self._take)
-
-    async def close(self) -> None:
-        """Answers no more; open asks are left to the end of the data plane."""
-        asyncio.get_running_loop().remove_reader(self._dataplane.event_fd)
-        tasks = tuple(self._answering)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _take(self) -> None:
+    def take(self) -> None:
+        """Begins to answer what has come in."""
         loop = asyncio.get_running_loop()
         for ask in self._dataplane.take_events():
             task = loop.create_task(self._answer(ask))
             self._answering.add(task)
             task.add_done_callback(self._answering.discard)
+
+    async def close(self) -> None:
+        """Answers no more; open asks are left to the end of the data plane."""
+        tasks = tuple(self._answering)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _answer(self, ask: Ask) -> None:
         try:

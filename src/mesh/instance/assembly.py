@@ -10,12 +10,14 @@ import grpc
 from mesh.dataplane import DataPlane
 from mesh.instance.admin_service import AdminService
 from mesh.instance.asks import Asks
+from mesh.instance.calls import Calls
 from mesh.instance.candidates import Candidates
 from mesh.instance.catalog import Catalog
 from mesh.instance.census import Census
 from mesh.instance.chronicle import Chronicle
 from mesh.instance.clock import SteadyClock
-from mesh.instance.control import ControlServer
+from mesh.instance.control import ControlServer, ServerAnswers
+from mesh.instance.inbox import Inbox
 from mesh.instance.loader import Loader
 from mesh.instance.management import ManagementService
 from mesh.instance.metrics import InstanceCollector, Metrics
@@ -67,7 +69,7 @@ class Parts:
     candidates: Candidates
     placer: Placer
     catalog: Catalog
-    asks: Asks
+    inbox: Inbox
     control: ControlServer
     collector: InstanceCollector
 
@@ -175,6 +177,27 @@ def assemble(
     )
     peer_service = PeerService(own_id, placer, loader, dataplane, ring, rates)
     catalog = Catalog(own_id, registry, placer, peers, peer_service, now_ms)
+    asks = Asks(
+        own_id,
+        registry,
+        dataplane,
+        routes,
+        peers,
+        placer,
+        loader,
+        local.endpoint,
+        runtime.serving_address if runtime is not None else "",
+        metrics,
+        now_ms,
+        RequestCaps(recent_ms=settings.load_failure_expiry_ms // 2),
+    )
+    answers = ServerAnswers(settings.version)
+    rpcs = (
+        ManagementService(catalog).rpcs()
+        | AdminService(own_id, registry, peers, peer_service).rpcs()
+        | peer_service.rpcs()
+        | answers.rpcs()
+    )
     return Parts(
         dataplane=dataplane,
         peers=peers,
@@ -187,28 +210,8 @@ def assemble(
         candidates=candidates,
         placer=placer,
         catalog=catalog,
-        asks=Asks(
-            own_id,
-            registry,
-            dataplane,
-            routes,
-            peers,
-            placer,
-            loader,
-            local.endpoint,
-            runtime.serving_address if runtime is not None else "",
-            metrics,
-            now_ms,
-            RequestCaps(recent_ms=settings.load_failure_expiry_ms // 2),
-        ),
-        control=ControlServer(
-            ManagementService(catalog),
-            AdminService(own_id, registry, peers, peer_service),
-            peer_service,
-            version=settings.version,
-            max_message_bytes=settings.max_message_bytes,
-            run_dir=settings.run_dir,
-        ),
+        inbox=Inbox(dataplane, asks, Calls(dataplane, rpcs)),
+        control=ControlServer(rpcs, answers, run_dir=settings.run_dir),
         collector=InstanceCollector(metrics, dataplane, self_view.gauges, Census(registry).gauges),
     )
 

@@ -93,7 +93,7 @@ class Instance:
         # Peers ask for loads as soon as they see this instance: by then it must know them and what it has.
         parts.routes.start()
         parts.candidates.start()
-        parts.asks.start()
+        parts.inbox.start()
         if parts.reconciliation is not None:
             parts.reconciliation.start()
         await parts.control.start(parts.dataplane)
@@ -237,7 +237,7 @@ class Instance:
 
 
 async def _close_parts(parts: Parts) -> None:
-    await parts.asks.close()
+    await parts.inbox.close()
     await parts.catalog.close()
     await parts.placer.close()
     if parts.loader is not None:

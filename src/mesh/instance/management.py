@@ -1,15 +1,12 @@
 """The management API `mmesh.ModelMesh`, with the aliases that old clients call."""
 
-import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Protocol
 
 import grpc
 
+from mesh.instance.calls import Rpc, service
 from mesh.instance.errors import MeshError, Reason, invalid
 from mesh.protos import model_mesh_pb2 as api
-
-log = logging.getLogger(__name__)
 
 SERVICE = "mmesh.ModelMesh"
 LEGACY_SERVICE = "com.ibm.watson.tas.proto.TasRuntime"
@@ -18,9 +15,6 @@ _HOUR_MS = 3_600_000
 #: How long before now a model that is registered counts as used, milliseconds: with ``loadNow`` and without, as
 #: KServe ModelMesh has it.
 _REGISTERED_AGE_MS = {True: _HOUR_MS, False: 6 * _HOUR_MS}
-
-Request = TypeVar("Request")
-Reply = TypeVar("Reply")
 
 
 class Models(Protocol):
@@ -129,20 +123,20 @@ class ManagementService:
         """Refuses: vmodels are not implemented yet."""
         raise _no_vmodels("getVModelStatus")
 
-    def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        """The handlers of the service and of its old names."""
+    def rpcs(self) -> dict[str, Rpc]:
+        """The methods, also by the names that old clients call, by their full names."""
         rpcs = {
-            "registerModel": _handler(self.register_model, api.RegisterModelRequest),
-            "unregisterModel": _handler(self.unregister_model, api.UnregisterModelRequest),
-            "getModelStatus": _handler(self.get_model_status, api.GetStatusRequest),
-            "ensureLoaded": _handler(self.ensure_loaded, api.EnsureLoadedRequest),
-            "setVModel": _handler(self.set_vmodel, api.SetVModelRequest),
-            "deleteVModel": _handler(self.delete_vmodel, api.DeleteVModelRequest),
-            "getVModelStatus": _handler(self.get_vmodel_status, api.GetVModelStatusRequest),
+            "registerModel": Rpc(self.register_model, api.RegisterModelRequest),
+            "unregisterModel": Rpc(self.unregister_model, api.UnregisterModelRequest),
+            "getModelStatus": Rpc(self.get_model_status, api.GetStatusRequest),
+            "ensureLoaded": Rpc(self.ensure_loaded, api.EnsureLoadedRequest),
+            "setVModel": Rpc(self.set_vmodel, api.SetVModelRequest),
+            "deleteVModel": Rpc(self.delete_vmodel, api.DeleteVModelRequest),
+            "getVModelStatus": Rpc(self.get_vmodel_status, api.GetVModelStatusRequest),
         }
         rpcs["addModel"] = rpcs["registerModel"]
         rpcs["deleteModel"] = rpcs["unregisterModel"]
-        return tuple(grpc.method_handlers_generic_handler(name, rpcs) for name in (SERVICE, LEGACY_SERVICE))
+        return service(SERVICE, rpcs) | service(LEGACY_SERVICE, rpcs)
 
 
 def _require_id(model_id: str) -> None:
@@ -154,32 +148,3 @@ def _no_vmodels(rpc: str) -> MeshError:
     return MeshError(
         grpc.StatusCode.UNIMPLEMENTED, Reason.INVALID_ARGUMENT, f"{rpc} is not implemented: use model ids"
     )
-
-
-def _handler(call: Callable[[Any], Awaitable[Any]], request_type: Any) -> "grpc.RpcMethodHandler[Any, Any]":
-    async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        return await answer(call(request), context)
-
-    return grpc.unary_unary_rpc_method_handler(
-        serve,
-        request_deserializer=request_type.FromString,
-        response_serializer=lambda reply: reply.SerializeToString(),
-    )
-
-
-async def answer(call: Awaitable[Reply], context: grpc.aio.ServicerContext[Any, Any]) -> Reply:
-    """Awaits a call and turns its failure into the status of the rpc."""
-    try:
-        return await call
-    except MeshError as error:
-        await _abort(context, error)
-    except Exception:
-        log.exception("management call failed")
-        await _abort(
-            context,
-            MeshError(grpc.StatusCode.INTERNAL, Reason.INTERNAL, "the mesh failed; its log has the details"),
-        )
-
-
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: MeshError) -> NoReturn:
-    await context.abort(error.code, error.message, (("grpc-status-details-bin", error.details()),))

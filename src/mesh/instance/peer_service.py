@@ -1,16 +1,15 @@
 """What this instance answers to its peers."""
 
 import asyncio
-from typing import Any
 
 from mesh.dataplane import DataPlane
+from mesh.instance.calls import Rpc, service
 from mesh.instance.loader import Loader
-from mesh.instance.management import answer
 from mesh.instance.outcomes import NO_RUNTIME, LoadOutcome
 from mesh.instance.placer import Placer, model_info
 from mesh.instance.usage import Rates
 from mesh.placement import UNIT_BYTES, CopyState, CopyView, Decision, DecisionRing
-from mesh.protos import peer_pb2, peer_pb2_grpc
+from mesh.protos import peer_pb2
 
 STATES: dict[CopyState, peer_pb2.CopyState.ValueType] = {
     CopyState.NEW: peer_pb2.COPY_STATE_QUEUED,
@@ -24,7 +23,10 @@ STATES: dict[CopyState, peer_pb2.CopyState.ValueType] = {
 }
 
 
-class PeerService(peer_pb2_grpc.PeerServicer):
+SERVICE = "mesh.peer.v1.Peer"
+
+
+class PeerService:
     """The rpcs of ``mesh.peer.v1.Peer``, each about this instance alone."""
 
     def __init__(
@@ -43,11 +45,24 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         self._ring = ring
         self._rates = rates
 
-    async def Load(self, request: peer_pb2.LoadRequest, context: Any) -> peer_pb2.LoadReply:
-        """Loads a model here, or joins the load that is under way."""
-        return await answer(self._load(request), context)
+    def rpcs(self) -> dict[str, Rpc]:
+        """The methods by their full names."""
+        return service(
+            SERVICE,
+            {
+                "Load": Rpc(self.load, peer_pb2.LoadRequest),
+                "CopyStatus": Rpc(self._tell_copy_status, peer_pb2.CopyStatusRequest),
+                "LocalModels": Rpc(self._tell_models, peer_pb2.LocalModelsRequest),
+                "LocalDecisions": Rpc(self._tell_decisions, peer_pb2.LocalDecisionsRequest),
+            },
+        )
 
-    async def _load(self, request: peer_pb2.LoadRequest) -> peer_pb2.LoadReply:
+    async def load(self, request: peer_pb2.LoadRequest) -> peer_pb2.LoadReply:
+        """Loads a model here, or joins the load that is under way.
+
+        Raises:
+            MeshError: the model is not registered, or the registry cannot tell.
+        """
         if self._loader is None:
             return self._reply(request.model_id, NO_RUNTIME)
         record = await self._placer.record(request.model_id)
@@ -81,12 +96,7 @@ class PeerService(peer_pb2_grpc.PeerServicer):
         copy = None if self._loader is None else self._loader.cache.copy(model_id)
         return peer_pb2.COPY_STATE_ABSENT if copy is None else STATES[copy.state]
 
-    async def CopyStatus(
-        self,
-        request: peer_pb2.CopyStatusRequest,
-        context: Any,
-    ) -> peer_pb2.CopyStatusReply:
-        """Tells the state of the copy here."""
+    async def _tell_copy_status(self, request: peer_pb2.CopyStatusRequest) -> peer_pb2.CopyStatusReply:
         return self.copy_status(request.model_id)
 
     def copy_status(self, model_id: str) -> peer_pb2.CopyStatusReply:
@@ -103,12 +113,7 @@ class PeerService(peer_pb2_grpc.PeerServicer):
             in_flight=self._dataplane.local_in_flight(model_id),
         )
 
-    async def LocalModels(
-        self,
-        request: peer_pb2.LocalModelsRequest,
-        context: Any,
-    ) -> peer_pb2.LocalModelsReply:
-        """Tells all copies here, or that of one model."""
+    async def _tell_models(self, request: peer_pb2.LocalModelsRequest) -> peer_pb2.LocalModelsReply:
         return self.local_models(request.model_id)
 
     def local_models(self, model_id: str = "") -> peer_pb2.LocalModelsReply:
@@ -135,12 +140,7 @@ class PeerService(peer_pb2_grpc.PeerServicer):
             message=copy.message or copy.why,
         )
 
-    async def LocalDecisions(
-        self,
-        request: peer_pb2.LocalDecisionsRequest,
-        context: Any,
-    ) -> peer_pb2.LocalDecisionsReply:
-        """Tells recent decisions made here, newest first."""
+    async def _tell_decisions(self, request: peer_pb2.LocalDecisionsRequest) -> peer_pb2.LocalDecisionsReply:
         return self.local_decisions(request.model_id, request.limit)
 
     def local_decisions(self, model_id: str, limit: int) -> peer_pb2.LocalDecisionsReply:
