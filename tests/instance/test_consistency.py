@@ -37,11 +37,18 @@ async def test_a_model_registered_anew_while_its_old_copy_unloads_is_the_new_one
 async def test_models_that_are_gone_leave_nothing_behind(mesh: Mesh) -> None:
     client = await mesh.add()
     for number in range(5):
-        await client.register(f"m{number}", load=True, sync=True)
+        await client.register(f"gone-{number}", load=True, sync=True)
     for number in range(5):
-        await client.unregister(f"m{number}")
+        await client.unregister(f"gone-{number}")
     await eventually(lambda: not mesh.runtimes[0].loaded)
-    await eventually(lambda: not any(isinstance(thing, ModelInfo) for thing in gc.get_objects()))
+    await eventually(
+        lambda: (
+            not any(
+                isinstance(thing, ModelInfo) and thing.model_id.startswith("gone-")
+                for thing in gc.get_objects()
+            )
+        )
+    )
 
 
 async def test_a_model_unregistered_while_it_loads_is_not_found(mesh: Mesh) -> None:

@@ -120,6 +120,15 @@ async def test_a_router_without_a_model_server_forwards(mesh: Mesh) -> None:
     assert await router.infer("m") == b"m:x"
 
 
+async def test_a_request_waits_a_moment_for_an_instance_that_can_load(mesh: Mesh) -> None:
+    router = await mesh.add(router=True)
+    await router.register("m")
+    asked = asyncio.create_task(router.infer("m"))
+    await asyncio.sleep(0.3)
+    await mesh.add()
+    assert await asked == b"m:x"
+
+
 async def test_requests_wait_for_a_load_on_another_instance(mesh: Mesh) -> None:
     clients = [await mesh.add() for _ in range(2)]
     await mesh.settle()

@@ -186,31 +186,27 @@ class Catalog:
         own = self._own.copy_status(model_id)
         if own.state in _LOADED_STATES | _LOADING_STATES:
             started.setdefault(self._instance_id, own.since_ms)
-        answers = await asyncio.gather(*(self._copy_state(instance, model_id, own) for instance in started))
+        peers = [instance for instance in started if instance != self._instance_id]
+        told = await asyncio.gather(*(self._peer_state(peer, model_id) for peer in peers)) if peers else []
+        states = dict(zip(peers, told, strict=True))
+        if self._instance_id in started:
+            states[self._instance_id] = _model_status(own.state)
         copies = [
             _Status.ModelCopyInfo(location=instance, copyStatus=state, time=started[instance])
-            for instance, state in zip(started, answers, strict=True)
+            for instance, state in states.items()
             if state not in {_Status.NOT_LOADED, _Status.NOT_FOUND}
         ]
-        return copies, _Status.UNKNOWN not in answers
+        return copies, _Status.UNKNOWN not in told
 
-    async def _copy_state(
-        self, instance_id: str, model_id: str, own: peer_pb2.CopyStatusReply
-    ) -> api.ModelStatusInfo.ModelStatus.ValueType:
-        if instance_id == self._instance_id:
-            state = own.state
-        else:
-            peer = self._peers.get(instance_id)
-            if peer is None:
-                # Its session has ended: what it had is gone.
-                return _Status.NOT_FOUND
-            try:
-                state = (await peer.copy_status(model_id)).state
-            except MeshError:
-                return _Status.UNKNOWN
-        if state in _LOADED_STATES:
-            return _Status.LOADED
-        return _Status.LOADING if state in _LOADING_STATES else _Status.NOT_LOADED
+    async def _peer_state(self, instance_id: str, model_id: str) -> api.ModelStatusInfo.ModelStatus.ValueType:
+        peer = self._peers.get(instance_id)
+        if peer is None:
+            # Its session has ended: what it had is gone.
+            return _Status.NOT_FOUND
+        try:
+            return _model_status((await peer.copy_status(model_id)).state)
+        except MeshError:
+            return _Status.UNKNOWN
 
     async def close(self) -> None:
         """Ends loads that nobody waits for."""
@@ -218,3 +214,9 @@ class Catalog:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _model_status(state: peer_pb2.CopyState.ValueType) -> api.ModelStatusInfo.ModelStatus.ValueType:
+    if state in _LOADED_STATES:
+        return _Status.LOADED
+    return _Status.LOADING if state in _LOADING_STATES else _Status.NOT_LOADED

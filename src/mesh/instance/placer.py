@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
@@ -44,6 +45,10 @@ MAX_LOCATIONS = 5
 MAX_RECENT_FAILURES = 3
 #: Rounds of looking and trying, at most: refusals because another instance was first cost a round each.
 MAX_ROUNDS = 8
+#: While no instance can load at all, such as during a restart, a model waits so long for one, seconds.
+WAIT_FOR_INSTANCES_S = 3.0
+#: Between two looks meanwhile, seconds.
+LOOK_AGAIN_S = 0.1
 #: A peer ends every load by itself well before this, seconds.
 LOAD_CALL_TIMEOUT_S = 1_800.0
 
@@ -228,7 +233,7 @@ class Placer:
             instance_id = self._existing(record, attempt)
             why = "a copy was expected here"
             if instance_id is None:
-                placement = self._choose(record, attempt)
+                placement = await self._choose(record, attempt)
                 if placement.chosen is None:
                     raise attempt.last or _nowhere(model_id, placement, record)
                 instance_id, why = placement.chosen, placement.message
@@ -272,14 +277,33 @@ class Placer:
         ]
         return min(copies)[2] if copies else None
 
-    def _choose(self, record: ModelRecord, attempt: _Attempt) -> Placement:
+    async def _choose(self, record: ModelRecord, attempt: _Attempt) -> Placement:
+        """Chooses an instance; where none is there at all, it waits a moment for one to come back."""
+        deadline = time.monotonic() + WAIT_FOR_INSTANCES_S
+        placement = self._choose_now(record, attempt)
+        while placement.reason is PlacementReason.NO_INSTANCES and time.monotonic() < deadline:
+            await asyncio.sleep(LOOK_AGAIN_S)
+            placement = self._choose_now(record, attempt)
+        self._ring.add(
+            Decision(
+                DecisionKind.PLACEMENT if placement.chosen else DecisionKind.REFUSAL,
+                self._now_ms(),
+                attempt.model_id,
+                placement.message,
+                chosen=placement.chosen or "",
+                candidates=placement.candidates,
+            )
+        )
+        return placement
+
+    def _choose_now(self, record: ModelRecord, attempt: _Attempt) -> Placement:
         now_ms = self._now_ms()
         excluded = dict(attempt.excluded)
         for instance_id in record.failures:
             excluded.setdefault(instance_id, Exclusion.FAILED)
         for instance_id in record.copies:
             excluded.setdefault(instance_id, Exclusion.HAS_COPY)
-        placement = choose(
+        return choose(
             self._candidates.view(),
             PlacementRequest(
                 attempt.model_id,
@@ -292,17 +316,6 @@ class Placer:
             self._random,
             reservations=self._candidates.reservations,
         )
-        self._ring.add(
-            Decision(
-                DecisionKind.PLACEMENT if placement.chosen else DecisionKind.REFUSAL,
-                now_ms,
-                attempt.model_id,
-                placement.message,
-                chosen=placement.chosen or "",
-                candidates=placement.candidates,
-            )
-        )
-        return placement
 
     async def _load_here(self, record: ModelRecord, attempt: _Attempt, why: str) -> Found | None:
         if self._loader is None:

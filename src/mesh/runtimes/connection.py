@@ -21,7 +21,9 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
 
 def open_channel(address: str) -> aio.Channel:
     """Opens a plain-text channel to ``host:port`` or ``unix:/path``; it connects when it is first used."""
-    return aio.insecure_channel(address, options=_OPTIONS)
+    # What gRPC makes of a socket's path is no authority to servers that check it, such as those in Rust.
+    authority = (("grpc.default_authority", "localhost"),) if address.startswith("unix:") else ()
+    return aio.insecure_channel(address, options=(*_OPTIONS, *authority))
 
 
 class ConnectionWatch:
