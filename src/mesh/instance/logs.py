@@ -21,18 +21,25 @@ class JsonFormatter(logging.Formatter):
         super().__init__()
         self._context = context
         self._encoder = msgspec.json.Encoder(enc_hook=str)
+        self._second = -1
+        self._stamp = ""
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns: one line without its end."""
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        second = int(record.created)
+        if second != self._second:
+            self._second = second
+            self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        attributes = vars(record)
         line: dict[str, object] = {
-            "time": f"{stamp}.{int(record.msecs):03d}Z",
+            "time": f"{self._stamp}.{int(record.msecs):03d}Z",
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
             **self._context,
-            **{name: value for name, value in vars(record).items() if name not in _STANDARD},
         }
+        for name in attributes.keys() - _STANDARD:
+            line[name] = attributes[name]
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
         return self._encoder.encode(line).decode()
@@ -44,6 +51,8 @@ def configure(level: str, stream: TextIO = sys.stderr, **context: str) -> None:
     Raises:
         ValueError: ``level`` is not a level's name.
     """
+    # What no line shows need not be found out for each.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter(context))
     root = logging.getLogger()
