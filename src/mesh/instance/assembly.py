@@ -163,6 +163,7 @@ def assemble(
         ),
         now_ms=now_ms,
     )
+    caps = RequestCaps(recent_ms=settings.load_failure_expiry_ms // 2)
     placer = Placer(
         own_id,
         registry,
@@ -171,7 +172,7 @@ def assemble(
         loader,
         ring,
         candidates,
-        failure_expiry_ms=settings.load_failure_expiry_ms,
+        caps=caps,
         random=Random(),  # noqa: S311 - spreads load
         now_ms=now_ms,
     )
@@ -189,7 +190,7 @@ def assemble(
         runtime.serving_address if runtime is not None else "",
         metrics,
         now_ms,
-        RequestCaps(recent_ms=settings.load_failure_expiry_ms // 2),
+        caps,
     )
     answers = ServerAnswers(settings.version)
     rpcs = (

@@ -14,37 +14,31 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from mesh.dataplane import DataPlane, HistogramSample
+from mesh.dataplane import SIZE_BOUNDS_BYTES, TIME_BOUNDS_MS, DataPlane, HistogramSample
 from mesh.instance.http import Environ, HttpEndpoint, WsgiApp
 
 PREFIX = "modelmesh_"
 
-#: Upper bounds, milliseconds.
-TIME_BUCKETS_MS = (
-    0.5, 1, 2, 5, 10, 20, 50, 75, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 60_000, 120_000, 300_000,
-)  # fmt: skip
 #: Upper bounds of ages at eviction, milliseconds: 30 s to 90 days.
 AGE_BUCKETS_MS = tuple(
     1_000 * s for s in (30, 300, 900, 3_600, 14_400, 43_200, 86_400, 604_800, 2_592_000, 7_776_000)
 )
 #: Upper bounds of model sizes, bytes: 256 KiB to 4 GiB.
 MODEL_SIZE_BUCKETS = tuple(262_144 * 4**power for power in range(8))
-#: Upper bounds of message sizes, bytes: 128 B to 2 MiB.
-MESSAGE_SIZE_BUCKETS = tuple(128 * 4**power for power in range(8))
 
 _DATA_PLANE_HISTOGRAMS = {
-    "api_request_milliseconds": ("External requests, at the instance that took them", TIME_BUCKETS_MS),
-    "invoke_model_milliseconds": ("Calls of the model server, at the instance beside it", TIME_BUCKETS_MS),
-    "request_size_bytes": ("External requests", MESSAGE_SIZE_BUCKETS),
-    "response_size_bytes": ("Successful responses to external requests", MESSAGE_SIZE_BUCKETS),
-    "req_queue_delay_milliseconds": ("Wait for a slot of a model with limited concurrency", TIME_BUCKETS_MS),
+    "api_request_milliseconds": ("External requests, at the instance that took them", TIME_BOUNDS_MS),
+    "invoke_model_milliseconds": ("Calls of the model server, at the instance beside it", TIME_BOUNDS_MS),
+    "request_size_bytes": ("External requests", SIZE_BOUNDS_BYTES),
+    "response_size_bytes": ("Successful responses to external requests", SIZE_BOUNDS_BYTES),
+    "req_queue_delay_milliseconds": ("Wait for a slot of a model with limited concurrency", TIME_BOUNDS_MS),
 }
 _LOCAL_HISTOGRAMS = {
-    "cache_miss_milliseconds": ("Requests that waited for a load", TIME_BUCKETS_MS),
-    "loadmodel_milliseconds": ("Successful loads", TIME_BUCKETS_MS),
-    "unloadmodel_milliseconds": ("Successful unloads", TIME_BUCKETS_MS),
-    "loading_queue_delay_milliseconds": ("Time in the queue of loads", TIME_BUCKETS_MS),
-    "model_sizing_milliseconds": ("Measuring a loaded model's size", TIME_BUCKETS_MS),
+    "cache_miss_milliseconds": ("Requests that waited for a load", TIME_BOUNDS_MS),
+    "loadmodel_milliseconds": ("Successful loads", TIME_BOUNDS_MS),
+    "unloadmodel_milliseconds": ("Successful unloads", TIME_BOUNDS_MS),
+    "loading_queue_delay_milliseconds": ("Time in the queue of loads", TIME_BOUNDS_MS),
+    "model_sizing_milliseconds": ("Measuring a loaded model's size", TIME_BOUNDS_MS),
     "age_at_eviction_milliseconds": ("Time since the last use of evicted models", AGE_BUCKETS_MS),
     "loaded_model_size_bytes": ("Sizes of loaded models", MODEL_SIZE_BUCKETS),
 }

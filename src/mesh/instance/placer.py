@@ -31,6 +31,7 @@ from mesh.placement import (
     PlacementReason,
     PlacementRequest,
     Refusal,
+    RequestCaps,
     choose,
 )
 from mesh.protos import peer_pb2
@@ -39,10 +40,6 @@ from mesh.runtimes import ModelInfo
 
 log = logging.getLogger(__name__)
 
-#: Instances on which one request's model is tried, at most; as KServe ModelMesh has it.
-MAX_LOCATIONS = 5
-#: Recent failures after which a model is not tried again before they expire; as KServe ModelMesh has it.
-MAX_RECENT_FAILURES = 3
 #: Rounds of looking and trying, at most: refusals because another instance was first cost a round each.
 MAX_ROUNDS = 8
 #: While no instance can load at all, such as during a restart, a model waits so long for one, seconds.
@@ -95,7 +92,7 @@ class Placer:
         loader: None for a pure router.
         ring: takes the decisions.
         candidates: the instances that models can go to.
-        failure_expiry_ms: how long failures count.
+        caps: how much is done for one model before it is given up.
         random: breaks ties.
         now_ms: epoch milliseconds.
     """
@@ -110,7 +107,7 @@ class Placer:
         ring: DecisionRing,
         candidates: Candidates,
         *,
-        failure_expiry_ms: int,
+        caps: RequestCaps,
         random: Random,
         now_ms: Callable[[], int],
     ) -> None:
@@ -121,7 +118,7 @@ class Placer:
         self._loader = loader
         self._ring = ring
         self._candidates = candidates
-        self._failure_expiry_ms = failure_expiry_ms
+        self._caps = caps
         self._random = random
         self._now_ms = now_ms
         self._placing: dict[str, asyncio.Task[Found]] = {}
@@ -244,7 +241,7 @@ class Placer:
                 found = await self._load_at(instance_id, attempt, why)
             if found is not None:
                 return found
-            if attempt.locations >= MAX_LOCATIONS:
+            if attempt.locations >= self._caps.loads:
                 break
         raise attempt.last or MeshError(
             grpc.StatusCode.UNAVAILABLE,
@@ -255,9 +252,9 @@ class Placer:
         )
 
     def _check_failures(self, model_id: str, record: ModelRecord) -> None:
-        recent_ms = self._now_ms() - self._failure_expiry_ms // 2
+        recent_ms = self._now_ms() - self._caps.recent_ms
         recent = [failed for failed in record.failures.values() if failed > recent_ms]
-        if len(recent) >= MAX_RECENT_FAILURES:
+        if len(recent) >= self._caps.recent_failures:
             raise error_of_record(model_id, record)
 
     def _existing(self, record: ModelRecord, attempt: _Attempt) -> str | None:
