@@ -2,6 +2,15 @@
 
 from mesh.instance.instance import Instance
 from mesh.instance.serve import run, serve
-from mesh.instance.settings import MetricsSettings, SettingError, Settings, describe
+from mesh.instance.settings import EvictionSettings, MetricsSettings, SettingError, Settings, describe
 
-__all__ = ["Instance", "MetricsSettings", "SettingError", "Settings", "describe", "run", "serve"]
+__all__ = [
+    "EvictionSettings",
+    "Instance",
+    "MetricsSettings",
+    "SettingError",
+    "Settings",
+    "describe",
+    "run",
+    "serve",
+]

@@ -163,7 +163,7 @@ def assemble(
         ),
         now_ms=now_ms,
     )
-    caps = RequestCaps(recent_ms=settings.load_failure_expiry_ms // 2)
+    caps = RequestCaps(recent_ms=settings.eviction.load_failure_expiry_ms // 2)
     placer = Placer(
         own_id,
         registry,
@@ -223,8 +223,8 @@ def _limits(settings: Settings, parameters: RuntimeParameters) -> CacheLimits:
         default_model_size_bytes=parameters.default_model_size_bytes,
         max_loading_concurrency=parameters.max_loading_concurrency,
         loading_timeout_ms=parameters.loading_timeout_ms,
-        min_churn_age_ms=settings.min_churn_age_ms,
-        failure_expiry_ms=settings.load_failure_expiry_ms,
+        min_churn_age_ms=settings.eviction.min_churn_age_ms,
+        failure_expiry_ms=settings.eviction.load_failure_expiry_ms,
     )
 
 

@@ -198,7 +198,7 @@ class Instance:
             parts.loader.stop_loading()
         await parts.publisher.publish()
         if parts.loader is not None and self._others_can_load():
-            budget_s = self.settings.shutdown_timeout_ms / 1_000
+            budget_s = self.settings.lifecycle.shutdown_timeout_ms / 1_000
             try:
                 async with asyncio.timeout(max(2.0, budget_s - AFTER_HAND_OVER_S)):
                     await hand_over(parts.loader, parts.placer, parts.registration, now_ms())

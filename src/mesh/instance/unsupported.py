@@ -3,9 +3,8 @@
 import difflib
 import os
 from collections.abc import Mapping
-from dataclasses import fields
 
-from mesh.instance.settings import SettingError, Settings
+from mesh.instance.settings import SettingError, Settings, settings_of
 
 #: Variables of KServe ModelMesh that mean something there and nothing here, with the reason.
 _WITHOUT_EFFECT = {
@@ -46,7 +45,7 @@ def check_unsupported(environment: Mapping[str, str] = os.environ) -> list[str]:
     Raises:
         SettingError: a variable asks for protection that is not there.
     """
-    known = {name for spec in fields(Settings) for name in spec.metadata["names"]}
+    known = {name for spec in settings_of(Settings) for name in spec.metadata["names"]}
     warnings = []
     for name in sorted(environment):
         if not name.startswith("MM_") or name in known:

@@ -20,7 +20,7 @@ from mesh.cli.laptop.plan import InstancePlan, Plan
 from mesh.cli.laptop.progress import Progress
 from mesh.cli.laptop.summary import summary
 from mesh.cli.laptop.training import train_examples
-from mesh.instance import Instance, MetricsSettings, Settings
+from mesh.instance import EvictionSettings, Instance, MetricsSettings, Settings
 from mesh.instance.logs import configure
 from mesh.protos import model_mesh_pb2
 from mesh.registry import MemoryCluster, RegistryError, Store, open_store
@@ -205,7 +205,7 @@ class Laptop:
             probe_port=None,
             metrics=MetricsSettings(port=one.metrics_port),
             # A person who tries one model after the other is no churn to be guarded against.
-            min_churn_age_ms=0,
+            eviction=EvictionSettings(min_churn_age_ms=0),
             run_dir=str(self.plan.run),
         )
 

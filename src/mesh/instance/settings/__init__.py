@@ -1,0 +1,18 @@
+"""An instance's settings and the environment variables that they come from."""
+
+from mesh.instance.settings.eviction import EvictionSettings
+from mesh.instance.settings.fields import SettingDescription, SettingError, settings_of
+from mesh.instance.settings.instance import Settings, describe
+from mesh.instance.settings.lifecycle import LifecycleSettings
+from mesh.instance.settings.metrics import MetricsSettings
+
+__all__ = [
+    "EvictionSettings",
+    "LifecycleSettings",
+    "MetricsSettings",
+    "SettingDescription",
+    "SettingError",
+    "Settings",
+    "describe",
+    "settings_of",
+]
