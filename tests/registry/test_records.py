@@ -35,6 +35,7 @@ MODEL: dict[str, Any] = {
     "autoDel": True,
     "lu": 8,
     "lul": 9,
+    "policy": {"minCopies": 2, "aLaterMember": [1]},
 }
 
 
@@ -67,6 +68,7 @@ def test_reads_and_writes_a_model_unchanged() -> None:
         auto_delete=True,
         last_used=8,
         last_unload=9,
+        policy={"minCopies": 2, "aLaterMember": [1]},
     )
     assert record.failure_message("i3") == "no memory"
     assert json.loads(MODELS.encode(record)) == MODEL
@@ -84,7 +86,7 @@ def test_a_model_without_type_is_of_the_historic_one() -> None:
 
 
 def test_leaves_out_what_is_default() -> None:
-    assert MODELS.encode(ModelRecord(type="x", copies={}, failures={})) == b'{"type":"x"}'
+    assert MODELS.encode(ModelRecord(type="x", copies={}, failures={}, policy={})) == b'{"type":"x"}'
     assert VMODELS.encode(VModelRecord()) == b"{}"
     assert INSTANCES.encode(InstanceRecord(oldest_use=EMPTY_CACHE)) == b'{"lruTime":9223372036854775807}'
 

@@ -53,6 +53,7 @@ from mesh.placement.instructions import (
 )
 from mesh.placement.limits import UNIT_BYTES, CacheLimits, default_assume_loaded_ms, to_units
 from mesh.placement.load_times import LoadTimes
+from mesh.placement.policy import DEFAULT_POLICY, CopyPolicy, InvalidPolicy
 from mesh.placement.publishing import PublishedInstance, is_significant_change
 from mesh.placement.requests import (
     AwaitLoad,
@@ -81,6 +82,7 @@ from mesh.placement.view import (
 )
 
 __all__ = [
+    "DEFAULT_POLICY",
     "NEVER_USED_MS",
     "UNIT_BYTES",
     "AwaitLoad",
@@ -91,6 +93,7 @@ __all__ = [
     "ClusterView",
     "CopyBusy",
     "CopyClosed",
+    "CopyPolicy",
     "CopySeen",
     "CopyState",
     "CopyView",
@@ -110,6 +113,7 @@ __all__ = [
     "InstanceFilter",
     "InstanceView",
     "Instruction",
+    "InvalidPolicy",
     "LoadFailed",
     "LoadFinished",
     "LoadRequested",

@@ -59,6 +59,9 @@ class ModelRecord(
         auto_delete: whether it goes when `refs` becomes 0.
         last_used: updated lazily, hours late.
         last_unload: when a copy was last unloaded while many were left, else 0.
+        policy: how many copies it is to have, and how they are treated: members of a
+            `mesh.placement.CopyPolicy` as it names them. A member of ours, kept as it was read, so that what
+            a later release adds to it survives a rewrite; KServe ModelMesh ignores it.
     """
 
     # Written always: a factory's result, unlike a plain default, is never left out.
@@ -72,6 +75,7 @@ class ModelRecord(
     auto_delete: bool = msgspec.field(default=False, name="autoDel")
     last_used: int = msgspec.field(default=0, name="lu")
     last_unload: int = msgspec.field(default=0, name="lul")
+    policy: Mapping[str, Any] = _NOTHING
 
     def __post_init__(self) -> None:
         # A hundred thousand records share few types and keys, and most have no copy and no failure.
@@ -83,6 +87,8 @@ class ModelRecord(
             force_setattr(self, "failures", _NOTHING)
         if not self.failure_messages:
             force_setattr(self, "failure_messages", _NOTHING)
+        if not self.policy:
+            force_setattr(self, "policy", _NOTHING)
 
     def with_copy(self, instance: str, started: int) -> Self:
         """Adds a copy whose load began at `started`, or moves that time."""
