@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
 import grpc
@@ -23,16 +23,18 @@ from mesh.instance.outcomes import (
 from mesh.instance.peers import Peer, Peers
 from mesh.instance.routes import Routes
 from mesh.placement import (
+    MAX_ROUNDS,
+    After,
+    Attempt,
     Decision,
     DecisionKind,
     DecisionRing,
     Exclusion,
     Placement,
     PlacementReason,
-    PlacementRequest,
-    Refusal,
     RequestCaps,
     choose,
+    failed_too_often,
 )
 from mesh.protos import peer_pb2
 from mesh.registry import InvalidRecord, ModelRecord, Registry, RegistryError
@@ -40,8 +42,6 @@ from mesh.runtimes import ModelInfo
 
 log = logging.getLogger(__name__)
 
-#: Rounds of looking and trying, at most: refusals because another instance was first cost a round each.
-MAX_ROUNDS = 8
 #: While no instance can load at all, such as during a restart, a model waits so long for one, seconds.
 WAIT_FOR_INSTANCES_S = 3.0
 #: Between two looks meanwhile, seconds.
@@ -59,30 +59,6 @@ class Found:
     """
 
     peer: Peer | None
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """One model being placed, and what was learned meanwhile.
-
-    Attributes:
-        last_used_ms: epoch milliseconds of the use that asks for it.
-        urgent: a request waits.
-        balanced: the caller spreads its requests over the instances by itself.
-        excluded: instances that are out of the question, and why.
-        beside: instances whose copies do not stand in the way of another.
-        last: why the last instance did not take it.
-        locations: instances that were asked to load it.
-    """
-
-    model_id: str
-    last_used_ms: int
-    urgent: bool = False
-    balanced: bool = False
-    excluded: dict[str, Exclusion] = field(default_factory=dict)
-    beside: set[str] = field(default_factory=set)
-    last: MeshError | None = None
-    locations: int = 0
 
 
 class Placer:
@@ -147,7 +123,7 @@ class Placer:
         """
         placing = self._placing.get(model_id)
         if placing is None:
-            attempt = _Attempt(
+            attempt = Attempt(
                 model_id,
                 last_used_ms,
                 urgent,
@@ -174,7 +150,7 @@ class Placer:
         """
         here = self._instance_id
         return await self._place(
-            _Attempt(model_id, last_used_ms, excluded={here: Exclusion.EXCLUDED}, beside={here})
+            Attempt(model_id, last_used_ms, excluded={here: Exclusion.EXCLUDED}, beside={here})
         )
 
     def _placed(self, model_id: str, task: asyncio.Task[Found]) -> None:
@@ -222,28 +198,38 @@ class Placer:
             raise model_not_found(model_id)
         return record
 
-    async def _place(self, attempt: _Attempt) -> Found:
+    async def _place(self, attempt: Attempt) -> Found:
         model_id = attempt.model_id
+        last: MeshError | None = None
         for round_number in range(MAX_ROUNDS):
             record = await self.record(model_id, fresh=round_number > 0)
-            self._check_failures(model_id, record)
+            if failed_too_often(record.failures.values(), self._now_ms(), self._caps):
+                raise error_of_record(model_id, record)
             instance_id = self._existing(record, attempt)
             why = "a copy was expected here"
             if instance_id is None:
                 placement = await self._choose(record, attempt)
                 if placement.chosen is None:
-                    raise attempt.last or _nowhere(model_id, placement, record)
+                    raise last or _nowhere(model_id, placement, record)
                 instance_id, why = placement.chosen, placement.message
                 attempt.locations += 1
-            if instance_id == self._instance_id:
-                found = await self._load_here(record, attempt, why)
+            peer = self._peers.get(instance_id)
+            outcome = await self._load(instance_id, peer, record, attempt, why)
+            if isinstance(outcome, MeshError):
+                last = outcome
             else:
-                found = await self._load_at(instance_id, attempt, why)
-            if found is not None:
-                return found
+                match attempt.learn(instance_id, outcome):
+                    case After.DONE:
+                        return Found(peer)
+                    case After.LOOK_AGAIN:
+                        last = None
+                    case After.ELSEWHERE:
+                        last = error_of(model_id, outcome)
+                    case After.GIVE_UP:
+                        raise error_of(model_id, outcome)
             if attempt.locations >= self._caps.loads:
                 break
-        raise attempt.last or MeshError(
+        raise last or MeshError(
             grpc.StatusCode.UNAVAILABLE,
             Reason.NO_PLACE,
             f"model {model_id} kept moving between instances; try again",
@@ -251,30 +237,11 @@ class Placer:
             RETRY_AFTER_S,
         )
 
-    def _check_failures(self, model_id: str, record: ModelRecord) -> None:
-        recent_ms = self._now_ms() - self._caps.recent_ms
-        recent = [failed for failed in record.failures.values() if failed > recent_ms]
-        if len(recent) >= self._caps.recent_failures:
-            raise error_of_record(model_id, record)
+    def _existing(self, record: ModelRecord, attempt: Attempt) -> str | None:
+        loading = self._loader is not None and self._loader.is_loading(attempt.model_id)
+        return attempt.existing(record.copies, self._instance_id, self._routes.live, loading_here=loading)
 
-    def _existing(self, record: ModelRecord, attempt: _Attempt) -> str | None:
-        """An instance that lists a copy and may serve it: this one, else the one that began first."""
-        here = self._instance_id
-        if (
-            self._loader is not None
-            and self._loader.is_loading(attempt.model_id)
-            and here not in attempt.excluded
-        ):
-            # Its record may not say so yet.
-            return here
-        copies = [
-            (instance_id != self._instance_id, started, instance_id)
-            for instance_id, started in record.copies.items()
-            if instance_id not in attempt.excluded and self._routes.live(instance_id)
-        ]
-        return min(copies)[2] if copies else None
-
-    async def _choose(self, record: ModelRecord, attempt: _Attempt) -> Placement:
+    async def _choose(self, record: ModelRecord, attempt: Attempt) -> Placement:
         """Chooses an instance; where none is there at all, it waits a moment for one to come back."""
         deadline = time.monotonic() + WAIT_FOR_INSTANCES_S
         placement = self._choose_now(record, attempt)
@@ -293,52 +260,42 @@ class Placer:
         )
         return placement
 
-    def _choose_now(self, record: ModelRecord, attempt: _Attempt) -> Placement:
-        now_ms = self._now_ms()
-        excluded = dict(attempt.excluded)
-        for instance_id in record.failures:
-            excluded.setdefault(instance_id, Exclusion.FAILED)
-        for instance_id in record.copies:
-            excluded.setdefault(instance_id, Exclusion.HAS_COPY)
+    def _choose_now(self, record: ModelRecord, attempt: Attempt) -> Placement:
         return choose(
             self._candidates.view(),
-            PlacementRequest(
-                attempt.model_id,
-                record.type,
-                last_used_ms=attempt.last_used_ms,
-                excluded=excluded,
-                balanced=attempt.balanced,
-            ),
-            now_ms,
+            attempt.request(record.type, record.copies, record.failures),
+            self._now_ms(),
             self._random,
             reservations=self._candidates.reservations,
         )
 
-    async def _load_here(self, record: ModelRecord, attempt: _Attempt, why: str) -> Found | None:
-        if self._loader is None:
-            outcome = NO_RUNTIME
-        else:
-            # No reservation: what this instance has taken on shows in its own view at once.
-            outcome = await asyncio.shield(
-                self._loader.load(
-                    model_info(attempt.model_id, record),
-                    last_used_ms=attempt.last_used_ms,
-                    urgent=attempt.urgent,
-                    why=why,
-                    beside=frozenset(attempt.beside),
-                )
-            )
-        if outcome.loaded:
-            return Found(None)
-        _learn(attempt, self._instance_id, outcome)
-        return None
-
-    async def _load_at(self, instance_id: str, attempt: _Attempt, why: str) -> Found | None:
-        peer = self._peers.get(instance_id)
+    async def _load(
+        self, instance_id: str, peer: Peer | None, record: ModelRecord, attempt: Attempt, why: str
+    ) -> LoadOutcome | MeshError:
+        """Has an instance load the model; returns how that ended, or why the instance did not answer."""
+        if instance_id == self._instance_id:
+            return await self._load_here(record, attempt, why)
         if peer is None:
-            attempt.excluded[instance_id] = Exclusion.TRIED
-            return None
-        model_id, candidates = attempt.model_id, self._candidates
+            attempt.unreachable(instance_id)
+            return _gone(attempt.model_id, instance_id)
+        return await self._load_at(peer, attempt, why)
+
+    async def _load_here(self, record: ModelRecord, attempt: Attempt, why: str) -> LoadOutcome:
+        if self._loader is None:
+            return NO_RUNTIME
+        # No reservation: what this instance has taken on shows in its own view at once.
+        return await asyncio.shield(
+            self._loader.load(
+                model_info(attempt.model_id, record),
+                last_used_ms=attempt.last_used_ms,
+                urgent=attempt.urgent,
+                why=why,
+                beside=frozenset(attempt.beside),
+            )
+        )
+
+    async def _load_at(self, peer: Peer, attempt: Attempt, why: str) -> LoadOutcome | MeshError:
+        model_id, instance_id, candidates = attempt.model_id, peer.instance_id, self._candidates
         candidates.reservations.add(model_id, instance_id, candidates.default_model_units, self._now_ms())
         request = peer_pb2.LoadRequest(
             model_id=model_id,
@@ -354,35 +311,21 @@ class Placer:
             candidates.reservations.release(model_id, instance_id)
             if error.reason is Reason.MODEL_NOT_FOUND:
                 raise
-            attempt.excluded[instance_id] = Exclusion.TRIED
-            attempt.beside.add(instance_id)
-            attempt.last = error
+            attempt.unreachable(instance_id)
             self._routes.note_unreachable(peer)
-            return None
+            return error
         if outcome.loaded:
             # Counts until the instance's own record shows the copy.
             candidates.reservations.accepted(model_id, instance_id, self._now_ms())
             self._routes.note_loaded(model_id, peer)
-            return Found(peer)
-        candidates.reservations.release(model_id, instance_id)
-        _learn(attempt, instance_id, outcome)
-        return None
+        else:
+            candidates.reservations.release(model_id, instance_id)
+        return outcome
 
 
-def _learn(attempt: _Attempt, instance_id: str, outcome: LoadOutcome) -> None:
-    """Notes why an instance did not load the model.
-
-    Raises:
-        MeshError: no other instance would do better.
-    """
-    if outcome.reason == Refusal.NOT_REGISTERED and outcome.retry_elsewhere:
-        # Another instance was first: look again where.
-        attempt.last = None
-        return
-    attempt.excluded[instance_id] = Exclusion.FAILED if outcome.failed else Exclusion.TRIED
-    attempt.last = error_of(attempt.model_id, outcome)
-    if not outcome.retry_elsewhere:
-        raise attempt.last
+def _gone(model_id: str, instance_id: str) -> MeshError:
+    message = f"instance {instance_id}, which was to load model {model_id}, is gone"
+    return MeshError(grpc.StatusCode.UNAVAILABLE, Reason.NO_PLACE, message, model_id, RETRY_AFTER_S)
 
 
 def _nowhere(model_id: str, placement: Placement, record: ModelRecord) -> MeshError:

@@ -7,18 +7,24 @@ and tried again. A copy is added at once or not at all, since a load waits for i
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
 
 from mesh.registry import (
     KEEP,
+    AddCopy,
+    CopyChange,
     Keep,
     ModelRecord,
+    MoveToFailures,
+    NotAdded,
     OutcomeUnknown,
     Registry,
     RegistryError,
+    RemoveCopy,
+    RemoveFailure,
+    RestoreCopy,
     StoreDenied,
     StoreUnavailable,
+    apply_together,
 )
 
 log = logging.getLogger(__name__)
@@ -33,95 +39,6 @@ RETRY_INTERVAL_S = 1.0
 REGISTER_TIMEOUT_S = 7.0
 #: Records written at a time where no load waits: a model server that is gone may have had thousands of copies.
 WRITERS_IN_NO_HURRY = 64
-
-
-@dataclass(frozen=True, slots=True)
-class NotAdded:
-    """Why a copy was not entered.
-
-    Attributes:
-        message: for people.
-        look_again: another instance has a copy, so that looking again finds it.
-    """
-
-    message: str
-    look_again: bool = False
-
-
-class _Change(Protocol):
-    def apply(self, record: ModelRecord) -> ModelRecord: ...
-
-
-@dataclass(slots=True)
-class _AddCopy:
-    instance_id: str
-    started_ms: int
-    last_used_ms: int
-    beside: frozenset[str]
-    is_live: Callable[[str], bool]
-    done: asyncio.Future[NotAdded | None] = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
-    refusal: NotAdded | None = None
-
-    def apply(self, record: ModelRecord) -> ModelRecord:
-        others = [
-            other
-            for other in record.copies
-            if other != self.instance_id and other not in self.beside and self.is_live(other)
-        ]
-        if others:
-            self.refusal = NotAdded(f"instance {others[0]} has a copy or is loading one", look_again=True)
-            return record
-        self.refusal = None
-        return (
-            record.with_copy(self.instance_id, self.started_ms)
-            .without_failure(self.instance_id)
-            .with_use(self.last_used_ms)
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _RestoreCopy:
-    instance_id: str
-    started_ms: int
-
-    def apply(self, record: ModelRecord) -> ModelRecord:
-        if self.instance_id in record.copies:
-            return record
-        return record.with_copy(self.instance_id, self.started_ms)
-
-
-@dataclass(frozen=True, slots=True)
-class _RemoveCopy:
-    instance_id: str
-    unloaded_ms: int
-
-    def apply(self, record: ModelRecord) -> ModelRecord:
-        if self.instance_id not in record.copies:
-            return record
-        return record.without_copy(self.instance_id, unloaded=self.unloaded_ms)
-
-
-@dataclass(frozen=True, slots=True)
-class _MoveToFailures:
-    instance_id: str
-    failed_ms: int
-    message: str
-    reason: str
-
-    def apply(self, record: ModelRecord) -> ModelRecord:
-        return record.without_copy(self.instance_id).with_failure(
-            self.instance_id, self.failed_ms, self.message, self.reason
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _RemoveFailure:
-    instance_id: str
-
-    def apply(self, record: ModelRecord) -> ModelRecord:
-        return record.without_failure(self.instance_id)
 
 
 class Registration:
@@ -139,7 +56,9 @@ class Registration:
         self._instance_id = instance_id
         self._is_live = is_live
         self._now_ms = now_ms
-        self._pending: dict[str, list[_Change]] = {}
+        self._pending: dict[str, list[CopyChange]] = {}
+        #: Those who wait for a copy to be entered.
+        self._asked: dict[AddCopy, asyncio.Future[NotAdded | None]] = {}
         self._writers: dict[str, asyncio.Task[None]] = {}
         self._in_no_hurry = asyncio.Semaphore(WRITERS_IN_NO_HURRY)
 
@@ -151,33 +70,36 @@ class Registration:
 
         Returns: why not, or None where it is entered.
         """
-        change = _AddCopy(self._instance_id, self._now_ms(), last_used_ms, beside, self._is_live)
+        change = AddCopy(self._instance_id, self._now_ms(), last_used_ms, beside, self._is_live)
+        answer = self._asked[change] = asyncio.get_running_loop().create_future()
         self._add(model_id, change)
         try:
             async with asyncio.timeout(REGISTER_TIMEOUT_S):
-                return await asyncio.shield(change.done)
+                return await asyncio.shield(answer)
         except TimeoutError:
             if change in self._pending.get(model_id, []):
                 self._pending[model_id].remove(change)
             # It may be written after all; the record must not promise a copy that nobody loads.
             self.remove_copy(model_id)
             return NotAdded(f"the registry did not take the registration within {REGISTER_TIMEOUT_S:g} s")
+        finally:
+            del self._asked[change]
 
     def restore_copy(self, model_id: str, started_ms: int) -> None:
         """Enters a copy again that is loaded here and that the record does not know any more."""
-        self._add(model_id, _RestoreCopy(self._instance_id, started_ms))
+        self._add(model_id, RestoreCopy(self._instance_id, started_ms))
 
     def remove_copy(self, model_id: str) -> None:
         """Removes this instance from the model's copies."""
-        self._add(model_id, _RemoveCopy(self._instance_id, self._now_ms()))
+        self._add(model_id, RemoveCopy(self._instance_id, self._now_ms()))
 
     def move_to_failures(self, model_id: str, message: str, reason: str) -> None:
         """Records that the load failed here, and why, for people and for machines."""
-        self._add(model_id, _MoveToFailures(self._instance_id, self._now_ms(), message, reason))
+        self._add(model_id, MoveToFailures(self._instance_id, self._now_ms(), message, reason))
 
     def remove_failure(self, model_id: str) -> None:
         """Forgets that a load failed here."""
-        self._add(model_id, _RemoveFailure(self._instance_id))
+        self._add(model_id, RemoveFailure(self._instance_id))
 
     async def settle(self, timeout_s: float) -> bool:
         """Waits until everything is written; returns whether it is after ``timeout_s`` seconds."""
@@ -194,14 +116,14 @@ class Registration:
             writer.cancel()
         await asyncio.gather(*writers, return_exceptions=True)
 
-    def _add(self, model_id: str, change: _Change) -> None:
+    def _add(self, model_id: str, change: CopyChange) -> None:
         self._pending.setdefault(model_id, []).append(change)
         if model_id not in self._writers:
             self._writers[model_id] = asyncio.get_running_loop().create_task(self._write_all(model_id))
 
     async def _write_all(self, model_id: str) -> None:
         try:
-            if any(isinstance(change, _AddCopy) for change in self._pending[model_id]):
+            if any(isinstance(change, AddCopy) for change in self._pending[model_id]):
                 await self._write(model_id)
             else:
                 async with self._in_no_hurry:
@@ -215,10 +137,10 @@ class Registration:
                 await self._registry.models.update(model_id, _together(changes))
             except (StoreUnavailable, StoreDenied) as error:
                 self._refuse(changes, f"the registry is away: {error}")
-                kept = [change for change in changes if not isinstance(change, _AddCopy)]
+                kept = [change for change in changes if not isinstance(change, AddCopy)]
                 if isinstance(error, OutcomeUnknown) and len(kept) < len(changes):
                     # Before what was asked for since, which may be that the copy be added after all.
-                    kept.append(_RemoveCopy(self._instance_id, self._now_ms()))
+                    kept.append(RemoveCopy(self._instance_id, self._now_ms()))
                 self._pending[model_id] = kept + self._pending.get(model_id, [])
                 if self._pending[model_id]:
                     await asyncio.sleep(RETRY_INTERVAL_S)
@@ -227,26 +149,23 @@ class Registration:
                 self._refuse(changes, f"the registry refused: {error}")
             else:
                 for change in changes:
-                    if isinstance(change, _AddCopy) and not change.done.done():
-                        change.done.set_result(change.refusal)
+                    if isinstance(change, AddCopy):
+                        self._answer(change, change.refusal)
 
-    @staticmethod
-    def _refuse(changes: list[_Change], message: str) -> None:
+    def _refuse(self, changes: list[CopyChange], message: str) -> None:
         for change in changes:
-            if isinstance(change, _AddCopy) and not change.done.done():
-                change.done.set_result(NotAdded(message))
+            if isinstance(change, AddCopy):
+                self._answer(change, NotAdded(message))
+
+    def _answer(self, change: AddCopy, refusal: NotAdded | None) -> None:
+        answer = self._asked.get(change)
+        if answer is not None and not answer.done():
+            answer.set_result(refusal)
 
 
-def _together(changes: list[_Change]) -> Callable[[_Current], _Wanted]:
+def _together(changes: list[CopyChange]) -> Callable[[_Current], _Wanted]:
     def change_record(record: _Current) -> _Wanted:
-        if record is None:
-            for change in changes:
-                if isinstance(change, _AddCopy):
-                    change.refusal = NotAdded("the model is not registered", look_again=True)
-            return KEEP
-        changed = record
-        for change in changes:
-            changed = change.apply(changed)
+        changed = apply_together(record, changes)
         return KEEP if changed == record else changed
 
     return change_record

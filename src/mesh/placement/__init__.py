@@ -4,6 +4,7 @@ Nothing here awaits, logs, reads a clock or draws an unseeded random number; tim
 milliseconds.
 """
 
+from mesh.placement.attempts import MAX_ROUNDS, After, Attempt, LoadAnswer, failed_too_often
 from mesh.placement.cache import CopyView, LocalCache
 from mesh.placement.choose import InstanceFilter, Placement, PlacementPolicy, PlacementReason, choose
 from mesh.placement.decisions import Candidate, Decision, DecisionKind, DecisionRing
@@ -83,8 +84,11 @@ from mesh.placement.view import (
 
 __all__ = [
     "DEFAULT_POLICY",
+    "MAX_ROUNDS",
     "NEVER_USED_MS",
     "UNIT_BYTES",
+    "After",
+    "Attempt",
     "AwaitLoad",
     "CacheLimits",
     "CancelLoad",
@@ -114,6 +118,7 @@ __all__ = [
     "InstanceView",
     "Instruction",
     "InvalidPolicy",
+    "LoadAnswer",
     "LoadFailed",
     "LoadFinished",
     "LoadRequested",
@@ -161,6 +166,7 @@ __all__ = [
     "WakeAt",
     "choose",
     "default_assume_loaded_ms",
+    "failed_too_often",
     "is_significant_change",
     "next_step",
     "to_units",

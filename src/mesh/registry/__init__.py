@@ -6,6 +6,16 @@ with an `Election`; a `Registry` is all of these for one instance.
 
 from mesh.registry.codecs import INSTANCES, MODELS, TEXT, VMODELS, Codec, RecordCodec, TextCodec
 from mesh.registry.connection import EtcdConnection, MemoryConnection, parse_connection
+from mesh.registry.copy_changes import (
+    AddCopy,
+    CopyChange,
+    MoveToFailures,
+    NotAdded,
+    RemoveCopy,
+    RemoveFailure,
+    RestoreCopy,
+    apply_together,
+)
 from mesh.registry.election import Election
 from mesh.registry.errors import (
     Compacted,
@@ -37,9 +47,11 @@ __all__ = [
     "TEXT",
     "UNTYPED",
     "VMODELS",
+    "AddCopy",
     "Batch",
     "Codec",
     "Compacted",
+    "CopyChange",
     "Delete",
     "Election",
     "Entry",
@@ -58,6 +70,8 @@ __all__ = [
     "MemoryStore",
     "Mirror",
     "ModelRecord",
+    "MoveToFailures",
+    "NotAdded",
     "Outcome",
     "OutcomeUnknown",
     "Page",
@@ -66,6 +80,9 @@ __all__ = [
     "RecordCodec",
     "Registry",
     "RegistryError",
+    "RemoveCopy",
+    "RemoveFailure",
+    "RestoreCopy",
     "Session",
     "SessionState",
     "Store",
@@ -75,6 +92,7 @@ __all__ = [
     "Subscriber",
     "TextCodec",
     "VModelRecord",
+    "apply_together",
     "open_store",
     "parse_connection",
     "update_together",

@@ -1,0 +1,134 @@
+"""What an instance changes in a model's record about its own copy: pure values, applied to whatever the record is."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mesh.registry.records import ModelRecord
+
+
+@dataclass(frozen=True, slots=True)
+class NotAdded:
+    """Why a copy was not entered.
+
+    Attributes:
+        message: for people.
+        look_again: another instance has a copy, so that looking again finds it.
+    """
+
+    message: str
+    look_again: bool = False
+
+
+class CopyChange(Protocol):
+    """A change of a model's record. Times are epoch milliseconds."""
+
+    def apply(self, record: ModelRecord) -> ModelRecord:
+        """Returns the record as it is to be; the same one where it is so already."""
+
+
+@dataclass(slots=True, eq=False)
+class AddCopy:
+    """Enters an instance as one that loads the model, unless another one does.
+
+    Attributes:
+        beside: instances whose copies are no obstacle.
+        is_live: whether an instance is there; copies of others are no obstacle.
+        refusal: why it was not entered, as of the last `apply`.
+    """
+
+    instance_id: str
+    started_ms: int
+    last_used_ms: int
+    beside: frozenset[str]
+    is_live: Callable[[str], bool]
+    refusal: NotAdded | None = None
+
+    def apply(self, record: ModelRecord) -> ModelRecord:
+        """See `CopyChange`."""
+        others = [
+            other
+            for other in record.copies
+            if other != self.instance_id and other not in self.beside and self.is_live(other)
+        ]
+        if others:
+            self.refusal = NotAdded(f"instance {others[0]} has a copy or is loading one", look_again=True)
+            return record
+        self.refusal = None
+        return (
+            record.with_copy(self.instance_id, self.started_ms)
+            .without_failure(self.instance_id)
+            .with_use(self.last_used_ms)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreCopy:
+    """Enters a copy again that is loaded and that the record does not know any more."""
+
+    instance_id: str
+    started_ms: int
+
+    def apply(self, record: ModelRecord) -> ModelRecord:
+        """See `CopyChange`."""
+        if self.instance_id in record.copies:
+            return record
+        return record.with_copy(self.instance_id, self.started_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveCopy:
+    """Takes an instance out of the model's copies."""
+
+    instance_id: str
+    unloaded_ms: int
+
+    def apply(self, record: ModelRecord) -> ModelRecord:
+        """See `CopyChange`."""
+        if self.instance_id not in record.copies:
+            return record
+        return record.without_copy(self.instance_id, unloaded=self.unloaded_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class MoveToFailures:
+    """Records that the load failed at an instance, and why, for people and for machines."""
+
+    instance_id: str
+    failed_ms: int
+    message: str
+    reason: str
+
+    def apply(self, record: ModelRecord) -> ModelRecord:
+        """See `CopyChange`."""
+        return record.without_copy(self.instance_id).with_failure(
+            self.instance_id, self.failed_ms, self.message, self.reason
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveFailure:
+    """Forgets that a load failed at an instance."""
+
+    instance_id: str
+
+    def apply(self, record: ModelRecord) -> ModelRecord:
+        """See `CopyChange`."""
+        return record.without_failure(self.instance_id)
+
+
+def apply_together(record: ModelRecord | None, changes: Sequence[CopyChange]) -> ModelRecord | None:
+    """Applies changes in order.
+
+    Returns: the record as it is to be, equal to ``record`` where nothing is to be written; None where there is none,
+        which refuses every `AddCopy`.
+    """
+    if record is None:
+        for change in changes:
+            if isinstance(change, AddCopy):
+                change.refusal = NotAdded("the model is not registered", look_again=True)
+        return None
+    changed = record
+    for change in changes:
+        changed = change.apply(changed)
+    return changed
