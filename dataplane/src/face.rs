@@ -81,6 +81,11 @@ pub struct Usage {
     last_used_ms: u64,
     requests: u32,
     in_flight: u32,
+    most_in_flight: u32,
+    queued: u32,
+    most_queued: u32,
+    answers: u32,
+    service_ms: f64,
 }
 
 #[pyclass(frozen, get_all, module = "mesh.dataplane")]
@@ -461,6 +466,11 @@ impl DataPlane {
             last_used_ms: usage.last_used_ms,
             requests: usage.requests,
             in_flight: usage.in_flight,
+            most_in_flight: usage.most_in_flight,
+            queued: usage.queued,
+            most_queued: usage.most_queued,
+            answers: usage.answers,
+            service_ms: usage.service_time.as_secs_f64() * 1000.0,
         };
         self.plane.table.take_usage().into_iter().map(usage).collect()
     }

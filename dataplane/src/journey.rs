@@ -133,7 +133,7 @@ impl<'a> Journey<'a> {
                     Ok(()) => self.replay(endpoint, client),
                     Err(ended) => done(ended, client),
                 },
-                Step::Send(lease) => self.send(&lease, body, client).await,
+                Step::Send(lease) => self.send(lease, body, client).await,
                 // Boxed because they are rare, and every request's task has room for its largest wait.
                 Step::Queue(ticket) => Box::pin(self.queue(ticket, client)).await,
                 Step::Ask(failure) => Box::pin(self.ask(*failure, body, client)).await,
@@ -230,7 +230,7 @@ impl<'a> Journey<'a> {
         refuse(&status, client)
     }
 
-    async fn send(&mut self, lease: &Lease, body: &mut RequestBody<'_>, client: &mut Client) -> Step {
+    async fn send(&mut self, mut lease: Lease, body: &mut RequestBody<'_>, client: &mut Client) -> Step {
         let call = self.call;
         let endpoint = lease.endpoint();
         let model_id = self.target.model_id();
@@ -275,14 +275,20 @@ impl<'a> Journey<'a> {
             (upstream.sender(), call.request(endpoint, headers, deadline))
         };
         let outcome = exchange(head, injector, rules, body, client).await;
+        let mut served = None;
         if let (EndpointKind::Runtime, Some(code)) = (endpoint.kind, outcome.code()) {
-            let milliseconds = began.elapsed().as_secs_f64() * 1000.0;
-            self.series(code, epoch_ms()).observe(Metric::InvokeModel, milliseconds);
+            let time = began.elapsed();
+            served = (code == Code::OK).then_some(time);
+            self.series(code, epoch_ms()).observe(Metric::InvokeModel, time.as_secs_f64() * 1000.0);
         }
         if matches!(outcome, Outcome::Unprocessed { is_over: true, .. }) {
             upstream.retire();
         }
-        self.judge(endpoint, outcome, body, client)
+        let step = self.judge(endpoint, outcome, body, client);
+        if let Some(time) = served {
+            lease.served(time);
+        }
+        step
     }
 
     /// Decides what an attempt's end means for the request.

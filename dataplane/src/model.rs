@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -26,9 +27,20 @@ struct State {
     local_in_flight: u32,
     requests: u32,
     last_used_ms: u64,
+    served: Served,
+    /// The most of `local_in_flight`, and of those queued, since the last report.
+    most_in_flight: u32,
+    most_queued: u32,
     limit: Option<Box<Limit>>,
     /// No longer in the table: whoever still holds it must look again.
     detached: bool,
+}
+
+/// Requests that the local runtime answered since the last report, and how long it took for all of them.
+#[derive(Clone, Copy, Default)]
+struct Served {
+    answers: u32,
+    time: Duration,
 }
 
 /// One endpoint of a route. It stays, unlisted, while requests are in flight there.
@@ -74,6 +86,11 @@ pub struct Usage {
     pub last_used_ms: u64,
     pub requests: u32,
     pub in_flight: u32,
+    pub most_in_flight: u32,
+    pub queued: u32,
+    pub most_queued: u32,
+    pub answers: u32,
+    pub service_time: Duration,
 }
 
 /// What changed for the table's count of routes.
@@ -151,19 +168,22 @@ impl Model {
         copy.turn = turn;
         copy.in_flight += 1;
         let limited = state.limit.is_some();
-        let lease = Lease { model: Arc::clone(self), endpoint: Arc::clone(&copy.endpoint), limited };
+        let lease = Lease { model: Arc::clone(self), endpoint: Arc::clone(&copy.endpoint), limited, served: None };
         if lease.endpoint.kind != EndpointKind::Runtime {
             return Choice::Ready(lease);
         }
         state.local_in_flight += 1;
+        state.most_in_flight = state.most_in_flight.max(state.local_in_flight);
         state.requests = state.requests.saturating_add(1);
         state.last_used_ms = now_ms;
-        match &mut state.limit {
+        let State { limit, most_queued, .. } = state;
+        match limit {
             Some(limit) if !has_room => {
                 let (sender, granted) = oneshot::channel();
                 let number = limit.next_number;
                 limit.next_number += 1;
                 limit.waiting.insert(number, sender);
+                *most_queued = (*most_queued).max(limit.queued());
                 Choice::Queued(Ticket { number, granted, lease: Some(lease) })
             }
             _ => Choice::Ready(lease),
@@ -240,15 +260,30 @@ impl Model {
     /// Usage since the last call. With nothing in flight, which is told once, the model is off the list.
     pub fn take_usage(&self) -> Usage {
         let mut state = lock(&self.state);
-        let (requests, in_flight) = (std::mem::take(&mut state.requests), state.local_in_flight);
+        let (in_flight, queued) = (state.local_in_flight, state.limit.as_ref().map_or(0, |limit| limit.queued()));
         if in_flight == 0 {
             self.reported.store(false, Ordering::Release);
         }
-        Usage { model_id: self.id.to_string(), last_used_ms: state.last_used_ms, requests, in_flight }
+        let served = std::mem::take(&mut state.served);
+        Usage {
+            model_id: self.id.to_string(),
+            last_used_ms: state.last_used_ms,
+            requests: std::mem::take(&mut state.requests),
+            in_flight,
+            most_in_flight: std::mem::replace(&mut state.most_in_flight, in_flight),
+            queued,
+            most_queued: std::mem::replace(&mut state.most_queued, queued),
+            answers: served.answers,
+            service_time: served.time,
+        }
     }
 
-    fn release(&self, endpoint: &Endpoint) {
+    fn release(&self, endpoint: &Endpoint, served: Option<Duration>) {
         let mut state = lock(&self.state);
+        if let Some(time) = served {
+            state.served.answers = state.served.answers.saturating_add(1);
+            state.served.time += time;
+        }
         if let Some(index) = state.copies.iter().position(|copy| copy.endpoint.id == endpoint.id) {
             let copy = &mut state.copies[index];
             copy.in_flight -= 1;
@@ -270,6 +305,12 @@ impl Model {
         if let Some(limit) = &mut lock(&self.state).limit {
             limit.waiting.remove(&number);
         }
+    }
+}
+
+impl Limit {
+    fn queued(&self) -> u32 {
+        u32::try_from(self.waiting.len()).unwrap_or(u32::MAX)
     }
 }
 
@@ -345,9 +386,15 @@ pub struct Lease {
     model: Arc<Model>,
     endpoint: Arc<Endpoint>,
     limited: bool,
+    served: Option<Duration>,
 }
 
 impl Lease {
+    /// The runtime answered, after so long.
+    pub fn served(&mut self, time: Duration) {
+        self.served = Some(time);
+    }
+
     /// The copy took at most so many requests at once when it was chosen.
     pub fn is_limited(&self) -> bool {
         self.limited
@@ -364,7 +411,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.model.release(&self.endpoint);
+        self.model.release(&self.endpoint, self.served);
     }
 }
 
@@ -405,7 +452,6 @@ mod tests {
     use std::future::Future;
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
-    use std::time::Duration;
 
     fn endpoint(id: u32, kind: EndpointKind) -> Arc<Endpoint> {
         let settings = Settings {

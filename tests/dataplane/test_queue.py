@@ -200,3 +200,38 @@ async def test_that_a_request_has_ended_is_told_once(
     assert told[-1].requests == 0
     assert told[-1].last_used_ms == begun.last_used_ms
     assert plane.plane.take_usage() == []
+
+
+async def test_what_a_batch_tells_of_a_copy_under_load(
+    client: grpc.aio.Channel, plane: Plane, runtime: Runtime
+) -> None:
+    (endpoint,) = plane.plane.route("m")
+    plane.plane.set_route("m", [endpoint], max_concurrency=2, max_queued=-1)
+    calls = [asyncio.create_task(call(client, "Wait")) for _ in range(7)]
+    await until(lambda: (runtime.running, plane.plane.totals().queued) == (2, 5))
+    for task in calls[4:]:
+        task.cancel()
+    await until(lambda: plane.plane.totals().queued == 2)
+    (busy,) = plane.plane.take_usage()
+    assert (busy.requests, busy.in_flight, busy.queued) == (7, 4, 2)
+    assert (busy.most_in_flight, busy.most_queued) == (7, 5)
+    assert (busy.answers, busy.service_ms) == (0, 0.0)
+    # The peaks of the next batch begin with what there is now.
+    (still,) = plane.plane.take_usage()
+    assert (still.most_in_flight, still.most_queued, still.queued) == (4, 2, 2)
+    began = asyncio.get_running_loop().time()
+    await asyncio.sleep(0.05)
+    runtime.release.set()
+    await asyncio.gather(*calls, return_exceptions=True)
+    await failure(call(client, "Fail", metadata=(*MODEL, ("code", "9"))))
+    elapsed_ms = (asyncio.get_running_loop().time() - began) * 1_000
+    told: list[Usage] = []
+
+    def ended() -> bool:
+        told.extend(plane.plane.take_usage())
+        return bool(told) and told[-1].in_flight == 0
+
+    await until(ended)
+    # Only answers count, each with the time that the model server took and none of that in the queue.
+    assert sum(usage.answers for usage in told) == 4
+    assert 2 * 50 <= sum(usage.service_ms for usage in told) < 4 * elapsed_ms + 2 * 20_000

@@ -73,6 +73,17 @@ class Usage:
     requests: int
     #: Requests now at the local runtime or queued for it; open streams count.
     in_flight: int
+    #: The highest ``in_flight`` was since the last call; bursts between two calls show here.
+    most_in_flight: int
+    #: Of those in flight, how many wait for a slot of a copy with limited concurrency.
+    queued: int
+    #: The highest ``queued`` was since the last call.
+    most_queued: int
+    #: Requests that the local runtime answered with OK since the last call.
+    answers: int
+    #: Milliseconds that it took for all of ``answers`` together, without the time in the queue: divided by them, the
+    #: mean latency of the copy. A stream counts once, with its whole length.
+    service_ms: float
 
 @final
 class HistogramSample:
