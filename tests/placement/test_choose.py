@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mesh.placement import (
-    ClusterView,
     Exclusion,
     InstanceView,
     Placement,
     PlacementReason,
     PlacementRequest,
+    RankedInstances,
     Reservations,
     choose,
 )
@@ -42,8 +42,8 @@ def full(name: str, oldest_used_ms: int) -> InstanceView:
 
 def place(*instances: InstanceView, seed: int = 0, **request: Any) -> Placement:
     asked = PlacementRequest("m", **({"last_used_ms": NOW} | request))
-    view = ClusterView({one.instance_id: one for one in instances}, "self", DEFAULT)
-    return choose(view, asked, NOW, Random(seed))
+    ranked = RankedInstances(DEFAULT, instances=instances)
+    return choose(ranked, asked, NOW, Random(seed), self_id="self")
 
 
 def chosen(*instances: InstanceView, **request: Any) -> set[str | None]:
@@ -161,9 +161,8 @@ def test_a_queue_of_loads_makes_another_instance_better() -> None:
 
 
 def test_a_filter_refuses_with_its_own_words() -> None:
-    view = ClusterView({"a": instance("a"), "b": instance("b")}, "a", DEFAULT)
     placement = choose(
-        view,
+        RankedInstances(DEFAULT, instances=[instance("a"), instance("b")]),
         PlacementRequest("m", last_used_ms=NOW),
         NOW,
         Random(1),
@@ -176,13 +175,13 @@ def test_a_filter_refuses_with_its_own_words() -> None:
 def spread(seed: int, models: int, instances: int) -> Counter[str]:
     """Places cold models in one go: no record is renewed meanwhile."""
     names = [f"i{number}" for number in range(instances)]
-    view = ClusterView({name: instance(name, used_units=0, models=0) for name in names}, "i0", DEFAULT)
+    ranked = RankedInstances(DEFAULT, instances=[instance(name, used_units=0, models=0) for name in names])
     reservations = Reservations()
     random = Random(seed)
     placed: Counter[str] = Counter()
     for number in range(models):
         placement = choose(
-            view, PlacementRequest(f"m{number}", last_used_ms=NOW), NOW, random, reservations=reservations
+            ranked, PlacementRequest(f"m{number}", last_used_ms=NOW), NOW, random, reservations=reservations
         )
         assert placement.chosen is not None
         reservations.add(f"m{number}", placement.chosen, 10, NOW)
@@ -206,13 +205,13 @@ def test_bursts_spread_whatever_the_dice_say(seed: int, instances: int) -> None:
 
 def test_choosers_that_do_not_know_of_each_other_still_spread() -> None:
     names = [f"i{number}" for number in range(10)]
-    view = ClusterView({name: instance(name, used_units=0, models=0) for name in names}, "x", DEFAULT)
+    ranked = RankedInstances(DEFAULT, instances=[instance(name, used_units=0, models=0) for name in names])
     placed: Counter[str] = Counter()
     for chooser in range(10):
         reservations, random = Reservations(), Random(chooser)
         for number in range(100):
             request = PlacementRequest(f"m{chooser}-{number}", last_used_ms=NOW)
-            placement = choose(view, request, NOW, random, reservations=reservations)
+            placement = choose(ranked, request, NOW, random, reservations=reservations)
             assert placement.chosen is not None
             reservations.add(request.model_id, placement.chosen, 10, NOW)
             placed[placement.chosen] += 1

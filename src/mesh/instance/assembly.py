@@ -155,8 +155,6 @@ def assemble(
     candidates = Candidates(
         own_id,
         registry,
-        peers,
-        routes,
         self_view.candidate,
         default_model_units=to_units(
             parameters.default_model_size_bytes if parameters else ROUTER_DEFAULT_MODEL_BYTES

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable
 
-from mesh.instance.peers import Peers
-from mesh.instance.routes import Routes
-from mesh.placement import ClusterView, InstanceView, Reservations
+from mesh.placement import InstanceView, RankedInstances, Reservations
 from mesh.registry import InstanceRecord, Registry
 
 
@@ -21,6 +19,7 @@ def view_of(instance_id: str, record: InstanceRecord) -> InstanceView:
         requests_per_minute=record.request_rate,
         shutting_down=record.shutting_down,
         version=record.version,
+        location=record.location,
         zone=record.zone,
         labels=frozenset(record.labels),
         start_time_ms=record.start_time,
@@ -36,6 +35,7 @@ class Candidates:
         now_ms: epoch milliseconds.
 
     Attributes:
+        ranked: what their records say, and of this instance what it knows itself.
         reservations: placements that the records do not show yet.
     """
 
@@ -43,8 +43,6 @@ class Candidates:
         self,
         instance_id: str,
         registry: Registry,
-        peers: Peers,
-        routes: Routes,
         own_view: Callable[[], InstanceView | None],
         *,
         default_model_units: int,
@@ -52,35 +50,30 @@ class Candidates:
     ) -> None:
         self._instance_id = instance_id
         self._registry = registry
-        self._peers = peers
-        self._routes = routes
         self._own_view = own_view
         self._now_ms = now_ms
-        self._views: dict[str, InstanceView] = {}
-        self.default_model_units = default_model_units
+        self.ranked = RankedInstances(default_model_units)
         self.reservations = Reservations()
 
     def start(self) -> None:
-        """Follows the records; peers must be known first."""
+        """Follows the records."""
         self._registry.instances.subscribe(self._changed, replay=True)
 
-    def view(self) -> ClusterView:
-        """Every instance that can be asked now."""
+    def refresh(self) -> None:
+        """Brings up to date what changes without a record: this instance, and what was placed long ago."""
         self.reservations.expire(self._now_ms())
-        views = {
-            instance_id: view
-            for instance_id, view in self._views.items()
-            if self._peers.get(instance_id) is not None and not self._routes.is_suspect(instance_id)
-        }
         if (own := self._own_view()) is not None:
-            views[self._instance_id] = own
-        return ClusterView(views, self._instance_id, self.default_model_units)
+            self.ranked.put(own)
+        else:
+            self.ranked.remove(self._instance_id)
 
     def _changed(self, instance_id: str, _: InstanceRecord | None, record: InstanceRecord | None) -> None:
+        if instance_id == self._instance_id:
+            return
         # Routers, and instances whose model server is down, tell no capacity.
         if record is None or not record.endpoint or record.capacity == 0:
-            self._views.pop(instance_id, None)
+            self.ranked.remove(instance_id)
             self.reservations.instance_gone(instance_id)
             return
-        self._views[instance_id] = view_of(instance_id, record)
+        self.ranked.put(view_of(instance_id, record))
         self.reservations.record_renewed(instance_id, self._now_ms())

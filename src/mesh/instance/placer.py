@@ -261,11 +261,13 @@ class Placer:
         return placement
 
     def _choose_now(self, record: ModelRecord, attempt: Attempt) -> Placement:
+        self._candidates.refresh()
         return choose(
-            self._candidates.view(),
-            attempt.request(record.type, record.copies, record.failures),
+            self._candidates.ranked,
+            attempt.request(record.type, record.copies, record.failures, self._routes.suspects()),
             self._now_ms(),
             self._random,
+            self_id=self._instance_id,
             reservations=self._candidates.reservations,
         )
 
@@ -296,7 +298,9 @@ class Placer:
 
     async def _load_at(self, peer: Peer, attempt: Attempt, why: str) -> LoadOutcome | MeshError:
         model_id, instance_id, candidates = attempt.model_id, peer.instance_id, self._candidates
-        candidates.reservations.add(model_id, instance_id, candidates.default_model_units, self._now_ms())
+        candidates.reservations.add(
+            model_id, instance_id, candidates.ranked.default_model_units, self._now_ms()
+        )
         request = peer_pb2.LoadRequest(
             model_id=model_id,
             last_used_ms=attempt.last_used_ms,

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 
 from mesh.dataplane import DataPlane
@@ -107,9 +107,9 @@ class Routes:
             log.warning("peer does not answer", extra={"peer": peer.instance_id, "address": peer.address})
             self._refresh_all_at(peer.instance_id)
 
-    def is_suspect(self, instance_id: str) -> bool:
-        """Whether a peer did not answer a short while ago."""
-        return instance_id in self._suspects
+    def suspects(self) -> Iterable[str]:
+        """Peers that did not answer a short while ago."""
+        return self._suspects.keys()
 
     def refresh(self, model_id: str) -> None:
         """Decides the model's route anew."""

@@ -6,7 +6,8 @@ milliseconds.
 
 from mesh.placement.attempts import MAX_ROUNDS, After, Attempt, LoadAnswer, failed_too_often
 from mesh.placement.cache import CopyView, LocalCache
-from mesh.placement.choose import InstanceFilter, Placement, PlacementPolicy, PlacementReason, choose
+from mesh.placement.choose import choose
+from mesh.placement.constraints import DEFAULT_TYPE, TypeConstraints, TypeRule
 from mesh.placement.decisions import Candidate, Decision, DecisionKind, DecisionRing
 from mesh.placement.entries import CopyState
 from mesh.placement.events import (
@@ -54,8 +55,10 @@ from mesh.placement.instructions import (
 )
 from mesh.placement.limits import UNIT_BYTES, CacheLimits, default_assume_loaded_ms, to_units
 from mesh.placement.load_times import LoadTimes
+from mesh.placement.placements import InstanceFilter, Placement, PlacementPolicy, PlacementReason
 from mesh.placement.policy import DEFAULT_POLICY, CopyPolicy, InvalidPolicy
 from mesh.placement.publishing import PublishedInstance, is_significant_change
+from mesh.placement.ranking import ClusterStats, Partition, RankedInstances
 from mesh.placement.requests import (
     AwaitLoad,
     CopySeen,
@@ -76,7 +79,6 @@ from mesh.placement.reservations import Pending, Reservations
 from mesh.placement.victims import EvictionPolicy
 from mesh.placement.view import (
     NEVER_USED_MS,
-    ClusterView,
     Exclusion,
     InstanceView,
     PlacementRequest,
@@ -84,6 +86,7 @@ from mesh.placement.view import (
 
 __all__ = [
     "DEFAULT_POLICY",
+    "DEFAULT_TYPE",
     "MAX_ROUNDS",
     "NEVER_USED_MS",
     "UNIT_BYTES",
@@ -94,7 +97,7 @@ __all__ = [
     "CancelLoad",
     "Candidate",
     "CloseCopy",
-    "ClusterView",
+    "ClusterStats",
     "CopyBusy",
     "CopyClosed",
     "CopyPolicy",
@@ -126,6 +129,7 @@ __all__ = [
     "LoadTimes",
     "LocalCache",
     "MeasureSize",
+    "Partition",
     "Pending",
     "PlaceLoad",
     "Placement",
@@ -134,6 +138,7 @@ __all__ = [
     "PlacementRequest",
     "PredictSize",
     "PublishedInstance",
+    "RankedInstances",
     "Refusal",
     "Register",
     "Registered",
@@ -158,6 +163,8 @@ __all__ = [
     "Step",
     "Tick",
     "Trouble",
+    "TypeConstraints",
+    "TypeRule",
     "UnloadFailed",
     "UnloadFinished",
     "Usable",

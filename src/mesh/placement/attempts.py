@@ -89,19 +89,28 @@ class Attempt:
         ]
         return min(found)[2] if found else None
 
-    def request(self, model_type: str, copies: Iterable[str], failures: Iterable[str]) -> PlacementRequest:
+    def request(
+        self,
+        model_type: str,
+        copies: Iterable[str],
+        failures: Iterable[str],
+        suspects: Iterable[str] = (),
+    ) -> PlacementRequest:
         """Tells `choose` what is wanted, and where the model cannot go.
 
         Args:
             model_type: of the model.
             copies: instances that its record lists.
             failures: instances where it failed to load.
+            suspects: instances that did not answer a moment ago.
         """
         excluded = dict(self.excluded)
         for instance_id in failures:
             excluded.setdefault(instance_id, Exclusion.FAILED)
         for instance_id in copies:
             excluded.setdefault(instance_id, Exclusion.HAS_COPY)
+        for instance_id in suspects:
+            excluded.setdefault(instance_id, Exclusion.SUSPECT)
         return PlacementRequest(
             self.model_id,
             model_type,

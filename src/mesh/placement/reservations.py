@@ -1,6 +1,7 @@
 """What a chooser has placed and cannot yet see in the instances' records."""
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -104,6 +105,11 @@ class Reservations:
     def pending(self, instance_id: str) -> Pending:
         """Returns: what is counted on the instance beyond its record."""
         return self._totals.get(instance_id, _NOTHING)
+
+    @property
+    def totals(self) -> Mapping[str, Pending]:
+        """What is counted beyond the records, by instance; only those where something is."""
+        return self._totals
 
     def __len__(self) -> int:
         return self._count

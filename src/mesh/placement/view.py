@@ -1,4 +1,4 @@
-"""The cluster as one instance sees it when it decides where a model goes."""
+"""The instances as one of them sees them when it decides where a model goes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +18,7 @@ class InstanceView:
         models: entries of its cache.
         loads_in_progress: queued, waiting and running.
         version: as a number that grows; 0 where unknown.
+        location: host or node it is on; empty where unknown.
     """
 
     instance_id: str
@@ -30,6 +31,7 @@ class InstanceView:
     requests_per_minute: int = 0
     shutting_down: bool = False
     version: int = 0
+    location: str = ""
     zone: str = ""
     labels: frozenset[str] = frozenset()
     start_time_ms: int = 0
@@ -40,19 +42,6 @@ class InstanceView:
         return max(0, self.capacity_units - self.used_units)
 
 
-@dataclass(frozen=True, slots=True)
-class ClusterView:
-    """All live instances by id, and which of them looks.
-
-    Attributes:
-        default_model_units: assumed size of a model of which nothing is known.
-    """
-
-    instances: Mapping[str, InstanceView]
-    self_id: str
-    default_model_units: int
-
-
 class Exclusion(StrEnum):
     """Why an instance is out of the question for a model before anything is weighed."""
 
@@ -60,6 +49,7 @@ class Exclusion(StrEnum):
     FAILED = "failed"
     TRIED = "tried"
     EXCLUDED = "excluded"
+    SUSPECT = "suspect"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +59,8 @@ class PlacementRequest:
     Attributes:
         units: size where known, else 0.
         last_used_ms: epoch milliseconds; in the future where a busy model gets a further copy.
-        excluded: instances out of the question, and why.
+        excluded: instances out of the question, and why. Further copies are spread over zones and hosts; those
+            that are there already are the ones excluded as `Exclusion.HAS_COPY`.
         balanced: the caller spreads its requests by itself, so that the instance it asked is a good choice.
     """
 

@@ -1,0 +1,259 @@
+"""All live instances in the order in which models go to them, kept as their records change.
+
+Instances with the same labels in the same zone stand in one group, since conditions of a model on labels and zones
+decide about all of them at once. Each group has two orders: by room, for the instances that are not full, and by
+age, for all.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from mesh.placement.constraints import Labels, TypeConstraints
+from mesh.placement.standing import Key, Standing
+from mesh.placement.view import NEVER_USED_MS, InstanceView
+
+_NO_CONSTRAINTS = TypeConstraints()
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStats:
+    """How full some instances are together. Memory in units of 8 KiB.
+
+    Attributes:
+        instances: that are not shutting down; the other figures are theirs.
+        capacity_units: without the unload buffers.
+        oldest_used_ms: last use of the copy that was used longest ago, epoch milliseconds; `NEVER_USED_MS`
+            without copies.
+        models: copies, counted on each instance.
+        full: instances that count as full.
+        loads_in_progress: queued, waiting and running.
+    """
+
+    instances: int = 0
+    capacity_units: int = 0
+    used_units: int = 0
+    free_units: int = 0
+    oldest_used_ms: int = NEVER_USED_MS
+    models: int = 0
+    full: int = 0
+    loads_in_progress: int = 0
+
+    @property
+    def free_share(self) -> float:
+        """Of the capacity, between 0 and 1; 0 where there is no capacity."""
+        return self.free_units / self.capacity_units if self.capacity_units else 0.0
+
+    def with_more(self, other: "ClusterStats") -> "ClusterStats":
+        """Both together."""
+        return ClusterStats(
+            self.instances + other.instances,
+            self.capacity_units + other.capacity_units,
+            self.used_units + other.used_units,
+            self.free_units + other.free_units,
+            min(self.oldest_used_ms, other.oldest_used_ms),
+            self.models + other.models,
+            self.full + other.full,
+            self.loads_in_progress + other.loads_in_progress,
+        )
+
+
+_NOTHING = ClusterStats()
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """The instances that are closed to the same types, and so compete for the same models.
+
+    Attributes:
+        prohibited: types that cannot live there; ``_default`` stands for all that have no rule.
+    """
+
+    prohibited: frozenset[str]
+    stats: ClusterStats
+    instances: tuple[InstanceView, ...]
+
+
+class Group:
+    """Instances with the same labels in the same zone."""
+
+    def __init__(self, labels: Labels, zone: str) -> None:
+        self.labels = labels
+        self.zone = zone
+        self.members: dict[str, Standing] = {}
+        #: The last item of a key is the instance's id.
+        self.by_room: list[Key] = []
+        self.by_age: list[Key] = []
+        self._stats: ClusterStats | None = None
+
+    def add(self, standing: Standing) -> None:
+        """Takes in an instance that is not there."""
+        self.members[standing.instance_id] = standing
+        insort(self.by_age, standing.age_key)
+        if standing.has_room(0):
+            insort(self.by_room, standing.room_key)
+        self._stats = None
+
+    def remove(self, standing: Standing) -> None:
+        """Takes out an instance that is there."""
+        del self.members[standing.instance_id]
+        del self.by_age[bisect_left(self.by_age, standing.age_key)]
+        if standing.has_room(0):
+            del self.by_room[bisect_left(self.by_room, standing.room_key)]
+        self._stats = None
+
+    def walk_room(self) -> Iterator[Standing]:
+        """Those that are not full, the best first."""
+        members = self.members
+        return (members[key[-1]] for key in self.by_room)  # type: ignore[index]
+
+    def walk_age(self) -> Iterator[Standing]:
+        """All, in the order in which full ones are taken."""
+        members = self.members
+        return (members[key[-1]] for key in self.by_age)  # type: ignore[index]
+
+    def stats(self) -> ClusterStats:
+        """Of those that are not shutting down."""
+        if self._stats is None:
+            staying = [one for one in self.members.values() if not one.view.shutting_down]
+            views = [one.view for one in staying]
+            self._stats = ClusterStats(
+                instances=len(views),
+                capacity_units=sum(view.capacity_units for view in views),
+                used_units=sum(view.used_units for view in views),
+                free_units=sum(view.free_units for view in views),
+                oldest_used_ms=min((view.oldest_used_ms for view in views), default=NEVER_USED_MS),
+                models=sum(view.models for view in views),
+                full=sum(1 for one in staying if not one.has_room(0)),
+                loads_in_progress=sum(view.loads_in_progress for view in views),
+            )
+        return self._stats
+
+
+@dataclass(frozen=True, slots=True)
+class Eligible:
+    """Where a type of model can live.
+
+    Attributes:
+        groups: that have what it requires.
+        preferred: those of them that go first; empty where none goes before another.
+    """
+
+    groups: tuple[Group, ...]
+    preferred: tuple[Group, ...]
+
+
+class RankedInstances:
+    """The instances that models can go to.
+
+    It changes as records do, by `put` and `remove`, and costs little for each choice, also with a thousand
+    instances. What a chooser has placed and cannot see in the records yet is no part of it, so that several
+    choosers can share one.
+
+    Args:
+        default_model_units: assumed size of a model of which nothing is known.
+        constraints: which types may live where.
+        instances: to begin with.
+    """
+
+    def __init__(
+        self,
+        default_model_units: int,
+        constraints: TypeConstraints = _NO_CONSTRAINTS,
+        instances: Iterable[InstanceView] = (),
+    ) -> None:
+        self.default_model_units = default_model_units
+        self._constraints = constraints
+        self._views: dict[str, InstanceView] = {}
+        self._groups: dict[tuple[Labels, str], Group] = {}
+        self._eligible: dict[str, Eligible] = {}
+        for view in instances:
+            self.put(view)
+
+    @property
+    def constraints(self) -> TypeConstraints:
+        """Which types may live where; may be replaced at any time."""
+        return self._constraints
+
+    @constraints.setter
+    def constraints(self, constraints: TypeConstraints) -> None:
+        self._constraints = constraints
+        self._eligible.clear()
+
+    @property
+    def views(self) -> Mapping[str, InstanceView]:
+        """What each instance last told of itself."""
+        return self._views
+
+    def put(self, view: InstanceView) -> None:
+        """Takes in what an instance tells of itself, instead of what it told before."""
+        before = self._views.get(view.instance_id)
+        if before == view:
+            return
+        if before is not None:
+            self._leave(before)
+        key = (view.labels, view.zone)
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = Group(*key)
+            self._eligible.clear()
+        self._views[view.instance_id] = view
+        group.add(Standing(view, self.default_model_units))
+
+    def remove(self, instance_id: str) -> None:
+        """Forgets an instance; unknown ones are fine."""
+        before = self._views.pop(instance_id, None)
+        if before is not None:
+            self._leave(before)
+
+    def standing(self, instance_id: str) -> Standing | None:
+        """What an instance is worth by its record; None where it is not known."""
+        view = self._views.get(instance_id)
+        return None if view is None else self._groups[view.labels, view.zone].members[instance_id]
+
+    def eligible(self, model_type: str) -> Eligible:
+        """Where a type can live, and where it goes first."""
+        name = self._constraints.rule_name(model_type)
+        eligible = self._eligible.get(name)
+        if eligible is None:
+            present = {labels for labels, _ in self._groups}
+            rule = self._constraints.rule(model_type)
+            first = self._constraints.preferred_among(model_type, present)
+            groups = tuple(group for group in self._groups.values() if rule.allows(group.labels))
+            eligible = self._eligible[name] = Eligible(
+                groups, tuple(group for group in groups if group.labels in first)
+            )
+        return eligible
+
+    def stats(self, model_type: str) -> ClusterStats:
+        """How full the instances are on which a type can live."""
+        total = _NOTHING
+        for group in self.eligible(model_type).groups:
+            total = total.with_more(group.stats())
+        return total
+
+    def partitions(self) -> list[Partition]:
+        """All instances that are not shutting down, by the types that they are closed to."""
+        found: dict[frozenset[str], list[Group]] = {}
+        for group in self._groups.values():
+            found.setdefault(self._constraints.prohibited(group.labels), []).append(group)
+        partitions = []
+        for prohibited, groups in found.items():
+            total = _NOTHING
+            for group in groups:
+                total = total.with_more(group.stats())
+            views = tuple(one.view for group in groups for one in group.members.values())
+            staying = tuple(view for view in views if not view.shutting_down)
+            partitions.append(Partition(prohibited, total, staying))
+        return partitions
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def _leave(self, view: InstanceView) -> None:
+        key = (view.labels, view.zone)
+        group = self._groups[key]
+        group.remove(group.members[view.instance_id])
+        if not group.members:
+            del self._groups[key]
+            self._eligible.clear()

@@ -1,0 +1,295 @@
+"""The instances that can take one model, in order, and which of them are about as good as the best."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from heapq import merge
+from itertools import islice
+from operator import attrgetter
+from typing import Any
+
+from mesh.placement.decisions import Candidate
+from mesh.placement.limits import size_text
+from mesh.placement.placements import InstanceFilter, PlacementPolicy, PlacementReason
+from mesh.placement.ranking import Group, RankedInstances
+from mesh.placement.standing import Standing
+from mesh.placement.view import Exclusion, InstanceView, PlacementRequest
+
+_EXCLUSIONS = {
+    Exclusion.HAS_COPY: ("has a copy already", PlacementReason.ALL_EXCLUDED),
+    Exclusion.FAILED: ("the model failed to load there", PlacementReason.ALL_EXCLUDED),
+    Exclusion.TRIED: ("was tried for this request already", PlacementReason.ALL_EXCLUDED),
+    Exclusion.EXCLUDED: ("was excluded by the caller", PlacementReason.ALL_EXCLUDED),
+    Exclusion.SUSPECT: ("did not answer a moment ago", PlacementReason.NO_INSTANCES),
+}
+
+_ROOM_KEY = attrgetter("room_key")
+_AGE_KEY = attrgetter("age_key")
+
+#: Why an instance that can take the model is set aside, or "" where it is not.
+_Wish = Callable[[Standing], str]
+
+
+class Lane:
+    """The instances of one group that can take the model, in order, sorted out only as far as anybody looks."""
+
+    __slots__ = ("_source", "_valid", "group")
+
+    def __init__(self, group: Group, source: Iterator[Standing]) -> None:
+        self.group = group
+        self._source = source
+        self._valid: list[Standing] = []
+
+    def __iter__(self) -> Iterator[Standing]:
+        valid, position = self._valid, 0
+        while True:
+            while position < len(valid):
+                yield valid[position]
+                position += 1
+            following = next(self._source, None)
+            if following is None:
+                return
+            valid.append(following)
+
+    def first(self) -> Standing | None:
+        """The best of them."""
+        return self._valid[0] if self._valid else next(iter(self), None)
+
+
+class Search:
+    """One choice under way.
+
+    Args:
+        laden: instances of which more is known than their records say.
+        avoid: instances that are out of the question as long as there are others.
+    """
+
+    def __init__(
+        self,
+        ranked: RankedInstances,
+        request: PlacementRequest,
+        now_ms: int,
+        laden: Mapping[str, Standing],
+        filters: Sequence[InstanceFilter],
+        avoid: Collection[str],
+        policy: PlacementPolicy,
+    ) -> None:
+        self._ranked = ranked
+        self._request = request
+        self._now_ms = now_ms
+        self._laden = laden
+        self._filters = filters
+        self._avoid = avoid
+        self._policy = policy
+        self._eligible = ranked.eligible(request.model_type)
+        self._required = ranked.constraints.rule(request.model_type).required
+        self._wishes: list[_Wish] = []
+        #: Whether all that can take it are full; others do not count then.
+        self._full = False
+        self._lanes = self._possible()
+        if not self._lanes and avoid:
+            self._avoid = ()
+            self._lanes = self._possible()
+        #: What is left of the lanes when the wishes have been heard.
+        self._considered = self._lanes
+        if self._lanes:
+            self.best: Standing = next(self._in_order(self._lanes))
+            self._hear_wishes()
+            self.best = next(self._in_order(self._considered))
+
+    @property
+    def found(self) -> bool:
+        """Whether any instance can take the model; only then is there a `best`."""
+        return bool(self._lanes)
+
+    def shortlist(self) -> list[Standing]:
+        """Those about as good as the best, each judged by its own record; the best one first."""
+        most = self._policy.shortlist
+        short: list[Standing] = []
+        for standing in self._in_order(self._considered):
+            if len(short) == most or not self._is_about_as_good(standing):
+                break
+            short.append(standing)
+        return short
+
+    def is_as_good(self, instance_id: str) -> Standing | None:
+        """The instance's standing where it is about as good as the best, else None."""
+        one = self.standing(instance_id)
+        if one is None or one.has_room(self._request.units) is self._full or self.refusal(one) is not None:
+            return None
+        if any(wish(one) for wish in self._wishes):
+            return None
+        return one if self._is_about_as_good(one) else None
+
+    def standing(self, instance_id: str) -> Standing | None:
+        """What an instance is worth now; None where it is not known."""
+        return self._laden.get(instance_id) or self._ranked.standing(instance_id)
+
+    # Who can take it
+
+    def _possible(self) -> list[Lane]:
+        for self._full in (False, True):
+            if lanes := self._lanes_of(full=self._full):
+                return lanes
+        return []
+
+    def _lanes_of(self, *, full: bool) -> list[Lane]:
+        lanes = (self._lane(group, full=full) for group in self._eligible.groups)
+        return [lane for lane in lanes if lane.first() is not None]
+
+    def _lane(self, group: Group, *, full: bool) -> Lane:
+        laden, source = self._laden, group.walk_age() if full else group.walk_room()
+        if laden:
+            key = _AGE_KEY if full else _ROOM_KEY
+            more = sorted((laden[name] for name in laden if name in group.members), key=key)
+            source = merge((one for one in source if one.instance_id not in laden), more, key=key)
+        room, units = not full, self._request.units
+        return Lane(
+            group, (one for one in source if one.has_room(units) is room and self.refusal(one) is None)
+        )
+
+    def refusal(self, standing: Standing) -> tuple[str, PlacementReason] | None:
+        """Why an instance cannot take the model; None where it can."""
+        view, request = standing.view, self._request
+        if (exclusion := request.excluded.get(view.instance_id)) is not None:
+            return _EXCLUSIONS[exclusion]
+        if view.shutting_down:
+            return "is shutting down", PlacementReason.NO_INSTANCES
+        if view.instance_id in self._avoid:
+            return "its replica set is being replaced", PlacementReason.ALL_EXCLUDED
+        if not self._required <= view.labels:
+            lacking = ", ".join(sorted(self._required - view.labels))
+            return f"lacks label {lacking}, which its type requires", PlacementReason.NOT_ELIGIBLE
+        for condition in self._filters:
+            if why := condition(view, request):
+                return why, PlacementReason.NOT_ELIGIBLE
+        if request.units > view.capacity_units:
+            return (
+                f"its capacity, {size_text(view.capacity_units)}, is smaller than the model, "
+                f"{size_text(request.units)}",
+                PlacementReason.TOO_LARGE,
+            )
+        if (
+            (request.last_used_ms or self._now_ms) <= view.oldest_used_ms
+            and standing.free < (request.units or self._ranked.default_model_units)
+            and not standing.has_room(request.units)
+        ):
+            return "full, with copies all used more recently than this model", PlacementReason.NO_ROOM
+        return None
+
+    def refusals(self) -> Iterator[tuple[str, str, PlacementReason]]:
+        """Everyone who cannot take the model: id, why for people and for machines."""
+        for instance_id in self._ranked.views:
+            standing = self.standing(instance_id)
+            if standing is not None and (why := self.refusal(standing)) is not None:
+                yield instance_id, *why
+
+    # Who is wished for
+
+    def _hear_wishes(self) -> None:
+        if preferred := self._eligible.preferred:
+            labels = {group.labels for group in preferred}
+            self._prefer(
+                [lane for lane in self._considered if lane.group.labels in labels],
+                lambda one: "" if one.view.labels in labels else "the type prefers others by their labels",
+            )
+        zones, hosts = self._places_of_copies()
+        for most in sorted({0, *zones.values()}) if zones else ():
+            wished = [lane for lane in self._considered if zones[lane.group.zone] <= most]
+            if self._prefer(wished, _few_copies(zones, most, "zone", lambda view: view.zone)):
+                break
+        for most in sorted({0, *hosts.values()}) if hosts else ():
+            wish = _few_copies(hosts, most, "host", lambda view: view.location)
+            if self._prefer([_narrowed(lane, wish) for lane in self._considered], wish):
+                break
+
+    def _places_of_copies(self) -> tuple[Counter[str], Counter[str]]:
+        zones: Counter[str] = Counter()
+        hosts: Counter[str] = Counter()
+        for instance_id, exclusion in self._request.excluded.items():
+            view = self._ranked.views.get(instance_id)
+            if exclusion is Exclusion.HAS_COPY and view is not None and not view.shutting_down:
+                zones[view.zone] += 1
+                if view.location:
+                    hosts[view.location] += 1
+        return zones, hosts
+
+    def _prefer(self, wished: list[Lane], wish: _Wish) -> bool:
+        """Goes on with some lanes alone, if there is one in them about as good as the best of all."""
+        if not any(self._is_near(one) for lane in wished for one in lane):
+            return False
+        self._considered = [lane for lane in wished if lane.first() is not None]
+        self._wishes.append(wish)
+        return True
+
+    def _is_near(self, one: Standing) -> bool:
+        """Whether it is worth taking for a wish."""
+        return not self._full or self._is_about_as_old(
+            one, self._policy.wish_gap_ms, self._policy.wish_gap_share
+        )
+
+    # Who is about as good
+
+    def _is_about_as_good(self, one: Standing) -> bool:
+        best, policy = self.best, self._policy
+        if one.rounds > best.rounds:
+            return False
+        if self._full:
+            return self._is_about_as_old(one, policy.lru_gap_ms, policy.lru_gap_share)
+        return one.free >= policy.least_free_share * best.free and (
+            one.models < policy.even_models or one.models <= policy.most_models_share * best.models
+        )
+
+    def _is_about_as_old(self, one: Standing, gap_ms: int, share: float) -> bool:
+        gap = one.view.oldest_used_ms - self.best.view.oldest_used_ms
+        return gap <= gap_ms or gap <= share * (self._now_ms - self.best.view.oldest_used_ms)
+
+    def _in_order(self, lanes: list[Lane]) -> Iterator[Standing]:
+        return _merged(lanes, _AGE_KEY if self._full else _ROOM_KEY)
+
+    # Why
+
+    def explain(self, chosen: Standing) -> Iterable[Candidate]:
+        """Every candidate with its reasons, the best first; the chosen one always, of others as many as wanted."""
+        units, now_ms, most = self._request.units, self._now_ms, self._policy.explained
+        told: set[str] = set()
+        rank = 0
+        for one in self._ranking():
+            if one.instance_id in told:
+                continue
+            rank += 1
+            if rank <= most or one is chosen:
+                told.add(one.instance_id)
+                aside = next((why for wish in self._wishes if (why := wish(one))), "")
+                score = one.text(units, now_ms) + (f"; set aside: {aside}" if aside else "")
+                yield Candidate(one.instance_id, rank=rank, score=score)
+            if rank >= most and chosen.instance_id in told:
+                break
+        for instance_id, why, _ in islice(self.refusals(), max(0, most - len(told))):
+            yield Candidate(instance_id, refused=why)
+
+    def _ranking(self) -> Iterator[Standing]:
+        """All who can take the model: those considered, those set aside, and full ones where others have room."""
+        yield from self._in_order(self._considered)
+        yield from self._in_order(self._lanes)
+        if not self._full:
+            yield from _merged(self._lanes_of(full=True), _AGE_KEY)
+
+
+def _merged(lanes: list[Lane], key: Callable[[Standing], Any]) -> Iterator[Standing]:
+    return iter(lanes[0]) if len(lanes) == 1 else merge(*lanes, key=key)
+
+
+def _few_copies(copies: Counter[str], most: int, what: str, place_of: Callable[[InstanceView], str]) -> _Wish:
+    """Wishes for a place with so many copies of the model at most."""
+
+    def wish(one: Standing) -> str:
+        place = place_of(one.view)
+        if (there := copies[place]) <= most:
+            return ""
+        return f"{what} {place} has {there} {'copy' if there == 1 else 'copies'} already"
+
+    return wish
+
+
+def _narrowed(lane: Lane, wish: _Wish) -> Lane:
+    return Lane(lane.group, (one for one in lane if not wish(one)))
