@@ -79,6 +79,7 @@ class Cluster:
             "INTERNAL_GRPC_PORT": where.rsplit(":", 1)[1],
             "MM_PEER_PORT": str(free_port()),
             "MM_PROBE_PORT": str(probe),
+            "MM_PRESTOP_WAIT_PORT": "NONE",
             "MM_METRICS": f"prometheus:port={free_port()};scheme=http{metrics}",
             "WKUBE_POD_NAME": f"instance-{self._instances:03}",
             "WKUBE_POD_IPADDR": "127.0.0.1",

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import grpc
 
-from mesh.instance import EvictionSettings, Instance, Settings
+from mesh.instance import EvictionSettings, Instance, LifecycleSettings, Settings
 from mesh.protos import admin_pb2, admin_pb2_grpc, model_mesh_pb2, model_mesh_pb2_grpc
 from mesh.registry import MemoryCluster, MemoryStore, Store
 from mesh.runtimes import ModelRuntime, RuntimeEndpoints, SpiRuntime
@@ -133,6 +133,7 @@ class Mesh:
             "port": 0,
             "peer_port": 0,
             "probe_port": None,
+            "lifecycle": LifecycleSettings(prestop_port=None),
             "eviction": EvictionSettings(min_churn_age_ms=0),
             **settings,
         }

@@ -22,6 +22,7 @@ class InstanceProcess:
         self.folder.mkdir()
         socket = self.folder / "runtime.sock"
         self.port, self.probe_port, self.metrics_port = free_port(), free_port(), free_port()
+        self.prestop_port = free_port()
         self.instance_id = f"test-{number:05}"
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("MM_")},
@@ -34,6 +35,7 @@ class InstanceProcess:
             "MM_SVC_GRPC_PORT": str(self.port),
             "MM_PEER_PORT": str(free_port()),
             "MM_PROBE_PORT": str(self.probe_port),
+            "MM_PRESTOP_WAIT_PORT": str(self.prestop_port),
             "MM_METRICS": f"prometheus:port={self.metrics_port};scheme=http",
             "INTERNAL_GRPC_SOCKET_PATH": str(socket),
             "MESH_MIN_CHURN_AGE_MS": "0",

@@ -25,11 +25,11 @@ def serve() -> None:
 
     Settings come from the environment, by the names that KServe ModelMesh has.
     """
-    from mesh.instance import SettingError, Settings, run
+    from mesh.instance import SettingError, StartRefused, run
     from mesh.registry import RegistryError
     from mesh.runtimes import RuntimeFailure
 
     try:
-        run(Settings.from_environment())
-    except (SettingError, RegistryError, RuntimeFailure, TimeoutError, OSError) as error:
+        run()
+    except (SettingError, StartRefused, RegistryError, RuntimeFailure, TimeoutError, OSError) as error:
         raise click.ClickException(str(error) or type(error).__name__) from None

@@ -1,15 +1,25 @@
 """One instance of the mesh: what a pod runs beside its model server."""
 
+from mesh.instance.errors import StartRefused
 from mesh.instance.instance import Instance
 from mesh.instance.serve import run, serve
-from mesh.instance.settings import EvictionSettings, MetricsSettings, SettingError, Settings, describe
+from mesh.instance.settings import (
+    EvictionSettings,
+    LifecycleSettings,
+    MetricsSettings,
+    SettingError,
+    Settings,
+    describe,
+)
 
 __all__ = [
     "EvictionSettings",
     "Instance",
+    "LifecycleSettings",
     "MetricsSettings",
     "SettingError",
     "Settings",
+    "StartRefused",
     "describe",
     "run",
     "serve",

@@ -8,6 +8,7 @@ from random import Random
 import grpc
 
 from mesh.dataplane import DataPlane
+from mesh.instance import logs
 from mesh.instance.admin_service import AdminService
 from mesh.instance.asks import Asks
 from mesh.instance.calls import Calls
@@ -17,6 +18,7 @@ from mesh.instance.census import Census
 from mesh.instance.chronicle import Chronicle
 from mesh.instance.clock import SteadyClock
 from mesh.instance.control import ControlServer, ServerAnswers
+from mesh.instance.dynamic import DynamicSettings
 from mesh.instance.inbox import Inbox
 from mesh.instance.loader import Loader
 from mesh.instance.management import ManagementService
@@ -72,11 +74,12 @@ class Parts:
     inbox: Inbox
     control: ControlServer
     collector: InstanceCollector
+    dynamic: DynamicSettings
 
 
 def make_dataplane(settings: Settings) -> DataPlane:
-    """The data plane, with the limits and the method rules of the settings."""
-    dataplane = DataPlane(
+    """The data plane, with the limits of the settings."""
+    return DataPlane(
         shards=settings.shards,
         max_message_bytes=settings.max_message_bytes,
         max_metadata_bytes=settings.max_metadata_bytes,
@@ -84,16 +87,6 @@ def make_dataplane(settings: Settings) -> DataPlane:
         max_connection_age_grace_ms=settings.max_connection_age_grace_s * 1_000,
         per_model_metrics=settings.metrics.per_model,
     )
-    config = settings.dataplane_config or settings.dataplane_config_file
-    if config is not None:
-        dataplane.set_rpcs(
-            {
-                method: (tuple(rpc.get("idExtractionPath") or ()), bool(rpc.get("vModelId", False)))
-                for method, rpc in config.get("rpcConfigs", {}).items()
-            },
-            allow_other=bool(config.get("allowOtherRpcs", False)),
-        )
-    return dataplane
 
 
 def assemble(
@@ -175,7 +168,15 @@ def assemble(
         now_ms=now_ms,
     )
     peer_service = PeerService(own_id, placer, loader, dataplane, ring, rates)
-    catalog = Catalog(own_id, registry, placer, peers, peer_service, now_ms)
+    catalog = Catalog(
+        own_id,
+        registry,
+        placer,
+        peers,
+        peer_service,
+        now_ms,
+        read_only=settings.lifecycle.read_only,
+    )
     asks = Asks(
         own_id,
         registry,
@@ -197,6 +198,8 @@ def assemble(
         | peer_service.rpcs()
         | answers.rpcs()
     )
+    dynamic = DynamicSettings(registry.config)
+    logs.follow(dynamic, settings.log_level)
     return Parts(
         dataplane=dataplane,
         peers=peers,
@@ -212,6 +215,7 @@ def assemble(
         inbox=Inbox(dataplane, asks, Calls(dataplane, rpcs)),
         control=ControlServer(rpcs, answers, run_dir=settings.run_dir),
         collector=InstanceCollector(metrics, dataplane, self_view.gauges, Census(registry).gauges),
+        dynamic=dynamic,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from mesh.instance.errors import MeshError, Reason, registry_unavailable
+from mesh.instance.errors import MeshError, Reason, read_only, registry_unavailable
 from mesh.instance.peer_service import PeerService
 from mesh.instance.peers import Peers
 from mesh.instance.placer import Found, Placer
@@ -30,7 +30,12 @@ _LOADING_STATES = {peer_pb2.COPY_STATE_QUEUED, peer_pb2.COPY_STATE_WAITING, peer
 
 
 class Catalog:
-    """What the management API does, for one instance."""
+    """What the management API does, for one instance.
+
+    Args:
+        now_ms: epoch milliseconds.
+        read_only: whether models are neither added nor removed.
+    """
 
     def __init__(
         self,
@@ -40,8 +45,11 @@ class Catalog:
         peers: Peers,
         own: PeerService,
         now_ms: Callable[[], int],
+        *,
+        read_only: bool = False,
     ) -> None:
         self._instance_id = instance_id
+        self._read_only = read_only
         self._registry = registry
         self._placer = placer
         self._peers = peers
@@ -57,7 +65,7 @@ class Catalog:
         Returns: whether it was created.
 
         Raises:
-            MeshError: MODEL_EXISTS with other attributes, or REGISTRY_UNAVAILABLE.
+            MeshError: MODEL_EXISTS with other attributes, READ_ONLY, or REGISTRY_UNAVAILABLE.
         """
         created = False
 
@@ -65,6 +73,8 @@ class Catalog:
             nonlocal created
             created = record is None
             if record is None:
+                if self._read_only:
+                    raise read_only(model_id)
                 return ModelRecord(type=model_type, path=path, key=key, last_used=last_used_ms)
             if (record.type, record.path, record.key) != (model_type, path, key):
                 raise MeshError(
@@ -86,10 +96,12 @@ class Catalog:
         """Deletes a model's record, if there is one.
 
         Raises:
-            MeshError: MODEL_REFERENCED or REGISTRY_UNAVAILABLE.
+            MeshError: MODEL_REFERENCED, READ_ONLY or REGISTRY_UNAVAILABLE.
         """
 
         def change(record: _Current) -> None:
+            if record is not None and self._read_only:
+                raise read_only(model_id)
             if record is not None and record.refs > 0:
                 raise MeshError(
                     grpc.StatusCode.FAILED_PRECONDITION,

@@ -34,7 +34,13 @@ class Reason(StrEnum):
     REGISTRY_UNAVAILABLE = "REGISTRY_UNAVAILABLE"
     RUNTIME_UNAVAILABLE = "RUNTIME_UNAVAILABLE"
     SHUTTING_DOWN = "SHUTTING_DOWN"
+    #: The registry is being moved: nothing is added to it or removed.
+    READ_ONLY = "READ_ONLY"
     INTERNAL = "INTERNAL"
+
+
+class StartRefused(Exception):
+    """An instance cannot start as things are. The message says what is in the way and what to do."""
 
 
 @dataclass(slots=True)
@@ -96,6 +102,17 @@ def vmodel_not_found(vmodel_id: str) -> MeshError:
 def invalid(message: str) -> MeshError:
     """The error of a request that cannot be understood."""
     return MeshError(grpc.StatusCode.INVALID_ARGUMENT, Reason.INVALID_ARGUMENT, message)
+
+
+def read_only(model_id: str = "") -> MeshError:
+    """The error of what would add to the registry or remove from it while that is being moved."""
+    return MeshError(
+        grpc.StatusCode.UNAVAILABLE,
+        Reason.READ_ONLY,
+        "model-mesh is in read-only mode: its registry is being moved, and models cannot be added or removed until"
+        " KV_READ_ONLY is unset",
+        model_id,
+    )
 
 
 def registry_unavailable(message: str, model_id: str = "") -> MeshError:

@@ -6,11 +6,16 @@ from collections.abc import Coroutine
 from typing import Any
 
 from mesh.instance.assembly import Parts, assemble, now_ms
-from mesh.instance.departure import hand_over
+from mesh.instance.departure import HandOver, clean_records
+from mesh.instance.dynamic import is_disabled
+from mesh.instance.errors import StartRefused
+from mesh.instance.health import Health
 from mesh.instance.http import HttpEndpoint
 from mesh.instance.loader import Loader
+from mesh.instance.method_rules import MethodRules
 from mesh.instance.metrics import serve_metrics
 from mesh.instance.peers import Peer
+from mesh.instance.prestop import Prestop
 from mesh.instance.probes import Probes
 from mesh.instance.settings import Settings
 from mesh.registry import Keys, Registry, RegistryError, Store
@@ -28,8 +33,12 @@ WATCH_AGAIN_S = 1.0
 LEAVE_PAUSE_S = 2.0
 
 
-class InstanceIdTaken(Exception):
+class InstanceIdTaken(StartRefused):
     """Another instance of the mesh has this instance's id and answers."""
+
+
+class MeshDisabled(StartRefused):
+    """Operators let no instance of this mesh start."""
 
 
 class Instance:
@@ -44,6 +53,7 @@ class Instance:
         address: ``host:port`` for requests and the management API, once started.
         peer_address: ``host:port`` for other instances, once started.
         registry: as this instance mirrors it.
+        health: whether clients should be sent here, and why not.
     """
 
     def __init__(self, settings: Settings, store: Store, runtime: ModelRuntime | None) -> None:
@@ -53,14 +63,12 @@ class Instance:
         self._runtime = runtime
         self.registry = Registry(store, Keys(settings.service_name, settings.kv_prefix), settings.instance_id)
         self._parts: Parts | None = None
-        self._serving = False
+        self.health = Health(settings.instance_id)
+        self._rules = MethodRules(settings)
+        self._prestop: Prestop | None = None
+        self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
         self._endpoints: list[HttpEndpoint | Probes] = []
-
-    @property
-    def ready(self) -> bool:
-        """Whether requests can be sent here."""
-        return self._serving
 
     @property
     def parts(self) -> Parts:
@@ -79,37 +87,52 @@ class Instance:
         Raises:
             TimeoutError: the registry could not be read in time.
             InstanceIdTaken: another instance has this id and answers.
+            MeshDisabled: the registry's config key ``disable`` is set.
+            MountedFileError: a configuration file is not there or cannot be used.
             RuntimeFailure: the model server failed or told impossible values.
             OSError: a port cannot be bound.
         """
         settings = self.settings
         if settings.probe_port is not None:
-            self._endpoints.append(Probes(settings.host, settings.probe_port, lambda: self._serving))
+            self._endpoints.append(Probes(settings.host, settings.probe_port, lambda: self.health.reasons))
+        if settings.lifecycle.prestop_port is not None:
+            self._prestop = Prestop(settings.host, settings.lifecycle.prestop_port, 2 * self._budget_s)
+        await self._rules.read()
         parameters = await self._start_registry_and_runtime()
+        if is_disabled(self.registry.config):
+            raise MeshDisabled(
+                f"config key disable of mesh {settings.service_name} is set in the registry, so that no instance"
+                " starts: delete it or set it to false"
+            )
+        self.health.follow(self.registry.instances)
         await self._be_the_only_one()
         parts = self._parts = assemble(
             settings, self.registry, self._runtime, parameters, lambda: self.peer_address
         )
+        self._rules.apply(parts.dataplane)
         # Peers ask for loads as soon as they see this instance: by then it must know them and what it has.
         parts.routes.start()
         parts.candidates.start()
         parts.inbox.start()
         if parts.reconciliation is not None:
             parts.reconciliation.start()
+        parts.dynamic.start()
         await parts.control.start(parts.dataplane)
         bound = parts.dataplane.listen(f"{settings.host}:{settings.peer_port}", peers=True)
         self.peer_address = f"{settings.address}:{bound.rpartition(':')[2]}"
         await parts.publisher.publish()
-        self._run(parts.publisher.run())
+        self._run("publisher", parts.publisher.run())
         if self._runtime is not None and parts.loader is not None:
-            self._run(parts.loader.keep_reading_usage())
-            self._run(self._keep_watching(self._runtime, parts, parts.loader))
+            self._run("usage", parts.loader.keep_reading_usage())
+            self._run("watch of the model server", self._keep_watching(self._runtime, parts, parts.loader))
+        self._run("method rules", self._rules.follow(parts.dataplane))
         await self._stand_for_election()
         if settings.metrics.port is not None:
             self._endpoints.append(serve_metrics(parts.collector, settings.host, settings.metrics.port))
         self.address = parts.dataplane.listen(f"{settings.host}:{settings.port}", peers=False)
-        await parts.control.set_ready(True)
-        self._serving = True
+        self.health.serve()
+        await parts.control.set_ready(self.health.ready)
+        self._run("health service", self.health.keep_telling(parts.control))
         log.info("serving", extra={"address": self.address, "peer_address": self.peer_address})
 
     async def _start_registry_and_runtime(self) -> RuntimeParameters | None:
@@ -154,10 +177,18 @@ class Instance:
             # The registry remembers the candidacy and writes it as soon as it can.
             log.warning("not a candidate for leadership yet: %s", error)
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        task.add_done_callback(_log_end)
+    def _run(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        task.add_done_callback(self._ended)
         self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or self._closing or (error := task.exception()) is None:
+            return
+        log.critical("background task %s broke off", task.get_name(), exc_info=error)
+        self.health.fail(
+            task.get_name(), f"background task {task.get_name()} broke off: {error!r}; restart the instance"
+        )
 
     # What changes
 
@@ -198,19 +229,29 @@ class Instance:
             parts.loader.stop_loading()
         await parts.publisher.publish()
         if parts.loader is not None and self._others_can_load():
-            budget_s = self.settings.lifecycle.shutdown_timeout_ms / 1_000
-            try:
-                async with asyncio.timeout(max(2.0, budget_s - AFTER_HAND_OVER_S)):
-                    await hand_over(parts.loader, parts.placer, parts.registration, now_ms())
-            except TimeoutError:
-                log.warning("not all models were handed over in time")
-        self._serving = False
+            await self._hand_over(parts, parts.loader)
+        self.health.leave()
         await parts.control.set_ready(False)
-        await parts.registration.settle(1.0)
+        if parts.loader is not None:
+            await clean_records(parts.loader, parts.registration)
         await parts.publisher.withdraw()
         if self._others_can_load():
             await asyncio.sleep(LEAVE_PAUSE_S)
         parts.dataplane.start_drain()
+
+    async def _hand_over(self, parts: Parts, loader: Loader) -> None:
+        hand_over = HandOver(self.registry, loader, parts.placer, parts.registration, now_ms)
+        try:
+            async with asyncio.timeout(max(2.0, self._budget_s - AFTER_HAND_OVER_S)):
+                await hand_over.run()
+        except TimeoutError:
+            log.warning("not all models were handed over in time")
+        log.info("handed over", extra={"models": len(hand_over.handed_over)})
+
+    @property
+    def _budget_s(self) -> float:
+        """For leaving, seconds; as KServe ModelMesh has it."""
+        return self.settings.lifecycle.shutdown_timeout_ms / 1_000 + 1
 
     def _others_can_load(self) -> bool:
         return any(
@@ -221,7 +262,8 @@ class Instance:
 
     async def close(self) -> None:
         """Ends everything that `start` began; requests under way get a few seconds."""
-        self._serving = False
+        self._closing = True
+        self.health.leave()
         if self._parts is not None:
             grace_ms = int(AFTER_HAND_OVER_S * 1_000)
             if not await asyncio.to_thread(self._parts.dataplane.close, grace_ms):
@@ -234,6 +276,8 @@ class Instance:
         for endpoint in self._endpoints:
             endpoint.close()
         await self.registry.close()
+        if self._prestop is not None:
+            await asyncio.to_thread(self._prestop.close)
 
 
 async def _close_parts(parts: Parts) -> None:
@@ -246,8 +290,3 @@ async def _close_parts(parts: Parts) -> None:
     parts.routes.close()
     await parts.peers.close()
     await parts.control.close(0.5)
-
-
-def _log_end(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("a task of the instance broke off", exc_info=error)

@@ -10,6 +10,8 @@ from typing import TextIO
 
 import msgspec
 
+from mesh.instance.dynamic import DynamicSettings
+
 #: Attributes that every `logging.LogRecord` has; what else is there came in by ``extra``.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -58,4 +60,29 @@ def configure(level: str, stream: TextIO = sys.stderr, **context: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("mesh").setLevel(level.upper())
+    logging.getLogger("mesh").setLevel(level_number(level))
+
+
+#: Names of levels in KServe ModelMesh's log4j that differ from those here.
+_OTHER_NAMES = {"ALL": "DEBUG", "TRACE": "DEBUG", "WARN": "WARNING", "FATAL": "CRITICAL", "OFF": "CRITICAL"}
+
+
+def level_number(name: str) -> int:
+    """The number of a level's name, also of log4j's.
+
+    Raises:
+        ValueError: it is no level's name.
+    """
+    number = logging.getLevelNamesMapping().get(_OTHER_NAMES.get(name.upper(), name.upper()))
+    if number is None:
+        raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
+    return number
+
+
+def follow(dynamic: DynamicSettings, otherwise: str) -> None:
+    """Has the config key ``logger_level`` set the level; without one it is ``otherwise``."""
+
+    def apply(level: int | None) -> None:
+        logging.getLogger("mesh").setLevel(level_number(otherwise) if level is None else level)
+
+    dynamic.on("logger_level", level_number, apply)

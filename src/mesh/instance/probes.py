@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from mesh.instance.http import Environ, HttpEndpoint
@@ -14,14 +14,17 @@ PULSE_LIMIT_S = 60.0
 
 
 class Probes:
-    """Serves ``/ready`` (200 while ``is_ready`` says so, else 503) and ``/live`` (503 when the event loop is stuck).
+    """Serves ``/ready`` (503 with the reasons while there are any) and ``/live`` (503 when the event loop is stuck).
+
+    Args:
+        unready: why requests should not come here; empty where they should.
 
     Raises:
         OSError: the port cannot be bound.
     """
 
-    def __init__(self, host: str, port: int, is_ready: Callable[[], bool]) -> None:
-        self._is_ready = is_ready
+    def __init__(self, host: str, port: int, unready: Callable[[], Sequence[str]]) -> None:
+        self._unready = unready
         self._pulse = time.monotonic()
         self._beat = asyncio.get_running_loop().create_task(self._keep_beating(), name="probe-pulse")
         self._endpoint = HttpEndpoint(self._answer, host, port)
@@ -39,14 +42,16 @@ class Probes:
     def _answer(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         match str(environ["PATH_INFO"]).rstrip("/"):
             case "/ready":
-                good = self._is_ready()
+                reasons = self._unready()
             case "/live":
-                good = time.monotonic() - self._pulse < PULSE_LIMIT_S
+                late = time.monotonic() - self._pulse > PULSE_LIMIT_S
+                reasons = (f"the event loop has not run for {PULSE_LIMIT_S:g} s",) if late else ()
             case _:
                 start_response("404 Not Found", [("Content-Type", "text/plain")])
                 return [b"known paths: /ready, /live\n"]
-        start_response("200 OK" if good else "503 Service Unavailable", [("Content-Type", "text/plain")])
-        return [b"ok\n" if good else b"no\n"]
+        status = "503 Service Unavailable" if reasons else "200 OK"
+        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"{'; '.join(reasons) or 'ok'}\n".encode()]
 
     def close(self) -> None:
         """Stops answering."""

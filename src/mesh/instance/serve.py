@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -11,24 +12,28 @@ import uvloop
 
 from mesh.instance import logs
 from mesh.instance.instance import Instance
-from mesh.instance.settings import Settings
+from mesh.instance.settings import LifecycleSettings, Settings
 from mesh.instance.unsupported import check_unsupported
 from mesh.registry import open_store
 from mesh.runtimes import ModelRuntime, RuntimeEndpoints, SpiRuntime
 
 log = logging.getLogger(__name__)
 
-#: Where Kubernetes looks for why a container ended.
-DEFAULT_TERMINATION_LOG = "/dev/termination-log"
 
-
-def run(settings: Settings) -> None:
-    """Runs `serve` on an event loop of its own.
+def run(environment: Mapping[str, str] = os.environ) -> None:
+    """Runs the instance that the environment describes, on an event loop of its own.
 
     Raises:
-        Exception: as `serve`.
+        SettingError: a setting cannot be used.
+        Exception: as `serve`. The text of either is left where Kubernetes looks for why a container ended.
     """
-    uvloop.run(serve(settings))
+    try:
+        uvloop.run(serve(Settings.from_environment(environment)))
+    except Exception as error:
+        _leave_termination_message(
+            LifecycleSettings.termination_log_in(environment), str(error) or repr(error)
+        )
+        raise
 
 
 async def serve(settings: Settings) -> None:
@@ -37,7 +42,7 @@ async def serve(settings: Settings) -> None:
     A second signal ends it at once.
 
     Raises:
-        Exception: whatever kept it from starting; the text is left in the termination log, too.
+        Exception: whatever kept it from starting.
     """
     logs.configure(settings.log_level, instance=settings.instance_id)
     for warning in check_unsupported():
@@ -47,23 +52,19 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop_or_abort, stop)
     async with AsyncExitStack() as stack:
-        try:
-            store = await stack.enter_async_context(open_store(settings.kv_store))
-            runtime = make_runtime(settings)
-            if runtime is not None:
-                stack.push_async_callback(runtime.close)
-            instance = Instance(settings, store, runtime)
-            stack.push_async_callback(instance.close)
-            start = asyncio.ensure_future(instance.start())
-            stopped = asyncio.ensure_future(stop.wait())
-            await asyncio.wait((start, stopped), return_when=asyncio.FIRST_COMPLETED)
-            if not start.done():
-                start.cancel()
-                return
-            await start
-        except Exception as error:
-            _leave_termination_message(f"{type(error).__name__}: {error}")
-            raise
+        store = await stack.enter_async_context(open_store(settings.kv_store))
+        runtime = make_runtime(settings)
+        if runtime is not None:
+            stack.push_async_callback(runtime.close)
+        instance = Instance(settings, store, runtime)
+        stack.push_async_callback(instance.close)
+        start = asyncio.ensure_future(instance.start())
+        stopped = asyncio.ensure_future(stop.wait())
+        await asyncio.wait((start, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if not start.done():
+            start.cancel()
+            return
+        await start
         await stopped
         await instance.drain()
     log.info("stopped")
@@ -75,10 +76,9 @@ def _stop_or_abort(stop: asyncio.Event) -> None:
     stop.set()
 
 
-def _leave_termination_message(message: str) -> None:
-    path = Path(os.environ.get("LL_TERMINATION_MSG_PATH", DEFAULT_TERMINATION_LOG))
+def _leave_termination_message(path: Path, message: str) -> None:
     if path.parent.is_dir() and os.access(path if path.exists() else path.parent, os.W_OK):
-        path.write_text(message, encoding="utf-8")
+        path.write_text(f"{message}\n", encoding="utf-8")
 
 
 def make_runtime(settings: Settings) -> ModelRuntime | None:

@@ -10,7 +10,6 @@ from mesh.instance.settings import SettingError, Settings, settings_of
 _WITHOUT_EFFECT = {
     "MM_SEND_DEST_ID": "only of use with the pod-to-pod protocol of the Java process",
     "MM_LOG_PROMETHEUS_REQS": "scrapes are not logged",
-    "MM_FAILFAST_UPGRADE_ENABLED": "not supported",
     "MM_SCALEUP_RPM_THRESHOLD": "models are not scaled by load",
     "MM_CONC_SCALEUP_BANDWIDTH_PCT": "models are not scaled by load",
     "MM_AUTO_REGISTER_MODELS": "register models through the management API",
@@ -25,7 +24,6 @@ _WITHOUT_EFFECT = {
     "MM_INFO_METRICS": "not supported",
     "MM_LOG_EACH_INVOKE": "not supported",
     "MM_LOG_REQUEST_HEADERS": "not supported",
-    "MM_PRESTOP_WAIT_PORT": "not supported",
     "MM_INTRACLUSTER_CLIENTAUTH": "connections between instances are plaintext",
 }
 #: Variables that ask for what must not be dropped silently.

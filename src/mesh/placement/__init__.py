@@ -5,6 +5,7 @@ milliseconds.
 """
 
 from mesh.placement.attempts import MAX_ROUNDS, After, Attempt, LoadAnswer, failed_too_often
+from mesh.placement.bootstrap import Bootstrap
 from mesh.placement.cache import CopyView, LocalCache
 from mesh.placement.choose import choose
 from mesh.placement.constraints import DEFAULT_TYPE, TypeConstraints, TypeRule
@@ -32,6 +33,7 @@ from mesh.placement.events import (
     UnloadFinished,
     Used,
 )
+from mesh.placement.handover import to_hand_over
 from mesh.placement.instructions import (
     CancelLoad,
     CloseCopy,
@@ -59,6 +61,7 @@ from mesh.placement.placements import InstanceFilter, Placement, PlacementPolicy
 from mesh.placement.policy import DEFAULT_POLICY, CopyPolicy, InvalidPolicy
 from mesh.placement.publishing import PublishedInstance, is_significant_change
 from mesh.placement.ranking import ClusterStats, Partition, RankedInstances
+from mesh.placement.readiness import Readiness
 from mesh.placement.requests import (
     AwaitLoad,
     CopySeen,
@@ -93,6 +96,7 @@ __all__ = [
     "After",
     "Attempt",
     "AwaitLoad",
+    "Bootstrap",
     "CacheLimits",
     "CancelLoad",
     "Candidate",
@@ -139,6 +143,7 @@ __all__ = [
     "PredictSize",
     "PublishedInstance",
     "RankedInstances",
+    "Readiness",
     "Refusal",
     "Register",
     "Registered",
@@ -176,6 +181,7 @@ __all__ = [
     "failed_too_often",
     "is_significant_change",
     "next_step",
+    "to_hand_over",
     "to_units",
     "usable_copies",
 ]

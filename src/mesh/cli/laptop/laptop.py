@@ -20,7 +20,7 @@ from mesh.cli.laptop.plan import InstancePlan, Plan
 from mesh.cli.laptop.progress import Progress
 from mesh.cli.laptop.summary import summary
 from mesh.cli.laptop.training import train_examples
-from mesh.instance import EvictionSettings, Instance, MetricsSettings, Settings
+from mesh.instance import EvictionSettings, Instance, LifecycleSettings, MetricsSettings, Settings
 from mesh.instance.logs import configure
 from mesh.protos import model_mesh_pb2
 from mesh.registry import MemoryCluster, RegistryError, Store, open_store
@@ -203,6 +203,7 @@ class Laptop:
             port=one.port,
             peer_port=0,
             probe_port=None,
+            lifecycle=LifecycleSettings(prestop_port=None),
             metrics=MetricsSettings(port=one.metrics_port),
             # A person who tries one model after the other is no churn to be guarded against.
             eviction=EvictionSettings(min_churn_age_ms=0),
@@ -270,7 +271,7 @@ class Laptop:
 
     async def _end_member(self, member: _Member) -> None:
         # With a registry of its own the whole mesh ends: there is nobody to hand models over to.
-        if self.plan.options.etcd is not None and member.instance.ready:
+        if self.plan.options.etcd is not None and member.instance.health.ready:
             with suppress(TimeoutError):
                 await asyncio.wait_for(member.instance.drain(), DRAIN_GRACE_S)
         await member.belongings.aclose()

@@ -131,8 +131,8 @@ class Settings:
         "JSON: which methods may be called and where the id is",
         default=None,
     )
-    dataplane_config_file: Mapping[str, Any] | None = setting(
-        "MM_DATAPLANE_CONFIG_PATH", methods.dataplane_config_file, "the same in a file", default=None
+    dataplane_config_path: str = setting(
+        "MM_DATAPLANE_CONFIG_PATH", text, "file with the same, followed while it changes", default=""
     )
     max_queued_per_copy: int = setting(
         "MM_MAX_INFLIGHT_PER_MODEL_COPY",
@@ -219,7 +219,7 @@ class Settings:
         for one, other in (
             ("runtime_port", "runtime_socket"),
             ("serving_port", "serving_socket"),
-            ("dataplane_config", "dataplane_config_file"),
+            ("dataplane_config", "dataplane_config_path"),
         ):
             if getattr(self, one) and getattr(self, other):
                 raise SettingError(f"{_name_of(one)} and {_name_of(other)} are both set: unset one of them")

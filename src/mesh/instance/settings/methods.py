@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 
@@ -22,8 +21,3 @@ def dataplane_config(value: str) -> Mapping[str, Any]:
                 f"idExtractionPath of {method} must be a list of protobuf field numbers, got {path}"
             )
     return config
-
-
-def dataplane_config_file(value: str) -> Mapping[str, Any]:
-    """The same from a file."""
-    return dataplane_config(Path(value).read_text(encoding="utf-8"))
