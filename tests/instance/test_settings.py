@@ -45,7 +45,6 @@ def test_older_names_are_read() -> None:
         ("MM_METRICS", "prometheus:prot=1"),
         ("MM_DATAPLANE_CONFIG", "{"),
         ("MM_DATAPLANE_CONFIG", '{"rpcConfig": {}}'),
-        ("MM_DATAPLANE_CONFIG_PATH", "/nowhere/config.json"),
         ("MESH_ADAPTER", "tritonn"),
     ],
 )
