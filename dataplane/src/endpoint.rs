@@ -40,6 +40,32 @@ pub enum EndpointKind {
     Peer,
     /// The gRPC server of this process, for management calls.
     Control,
+    /// One that Python itself calls.
+    Server,
+}
+
+/// How connections to an endpoint are made and kept.
+pub struct Manner {
+    pub shards: usize,
+    pub connect_timeout: Duration,
+    /// Time between two pings; None for none.
+    pub ping_interval: Option<Duration>,
+    /// In place of what the address says.
+    pub authority: Option<Authority>,
+}
+
+impl Manner {
+    /// As the settings of a data plane have it.
+    pub fn of(kind: EndpointKind, settings: &Settings) -> Manner {
+        Manner {
+            shards: settings.shards,
+            connect_timeout: settings.connect_timeout,
+            // Only peers are pinged: gRPC servers end connections that ping more often than every five minutes, and
+            // a runtime is on this machine, where the kernel tells of its death.
+            ping_interval: (kind == EndpointKind::Peer).then_some(settings.keepalive_interval),
+            authority: None,
+        }
+    }
 }
 
 pub struct Endpoint {
@@ -51,7 +77,7 @@ pub struct Endpoint {
     removed: AtomicBool,
     down_until_ms: AtomicU64,
     connect_timeout: Duration,
-    keepalive_interval: Duration,
+    ping_interval: Option<Duration>,
     /// One per shard, so that a request never changes threads.
     pools: Box<[Pool]>,
 }
@@ -81,9 +107,10 @@ struct Connection {
 pub struct Unreachable(pub String);
 
 impl Endpoint {
-    pub fn new(id: u32, kind: EndpointKind, name: &str, address: Address, settings: &Settings) -> Arc<Endpoint> {
-        let authority =
-            Authority::try_from(address.authority()).unwrap_or_else(|_| Authority::from_static("localhost"));
+    pub fn new(id: u32, kind: EndpointKind, name: &str, address: Address, manner: Manner) -> Arc<Endpoint> {
+        let authority = manner.authority.unwrap_or_else(|| {
+            Authority::try_from(address.authority()).unwrap_or_else(|_| Authority::from_static("localhost"))
+        });
         Arc::new(Endpoint {
             id,
             kind,
@@ -92,9 +119,9 @@ impl Endpoint {
             authority,
             removed: AtomicBool::new(false),
             down_until_ms: AtomicU64::new(0),
-            connect_timeout: settings.connect_timeout,
-            keepalive_interval: settings.keepalive_interval,
-            pools: (0..settings.shards).map(|_| Pool::default()).collect(),
+            connect_timeout: manner.connect_timeout,
+            ping_interval: manner.ping_interval,
+            pools: (0..manner.shards).map(|_| Pool::default()).collect(),
         })
     }
 
@@ -235,14 +262,12 @@ impl Endpoint {
 
     /// Runs a connection until it ends.
     async fn drive(self: Arc<Self>, shard: usize, entry: Arc<Connection>, mut connection: h2::client::Connection<Io>) {
-        // Only peers are pinged: gRPC servers end connections that ping more often than every five minutes, and a
-        // runtime is on this machine, where the kernel tells of its death.
-        let pings = if self.kind == EndpointKind::Peer { connection.ping_pong() } else { None };
+        let pings = self.ping_interval.and_then(|interval| connection.ping_pong().map(|pings| (pings, interval)));
         let weak = Arc::downgrade(&entry);
         drop(entry);
         match pings {
             // How it ended, its streams know; here it only ends.
-            Some(pings) => drop(either(connection, keep_alive(pings, self.keepalive_interval)).await),
+            Some((pings, interval)) => drop(either(connection, keep_alive(pings, interval)).await),
             None => drop(connection.await),
         }
         if let Some(entry) = weak.upgrade() {

@@ -413,9 +413,7 @@ fn strip(headers: &mut HeaderMap, rules: &Rules<'_>) {
 
 /// A stream error before any answer.
 fn failure(error: &h2::Error) -> Outcome {
-    // A GOAWAY reaches only streams beyond the last one that the other side looked at.
-    let unprocessed = error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM));
-    if unprocessed {
+    if is_unprocessed(error) {
         Outcome::Unprocessed { why: error.to_string(), is_over: error.is_go_away() }
     } else if error.is_reset() && error.is_remote() {
         let code = error.reason().map_or(Code::INTERNAL, Code::of_reset);
@@ -423,6 +421,12 @@ fn failure(error: &h2::Error) -> Outcome {
     } else {
         Outcome::Broken(error.to_string())
     }
+}
+
+/// The other side certainly did not process the request.
+pub fn is_unprocessed(error: &h2::Error) -> bool {
+    // A GOAWAY reaches only streams beyond the last one that the other side looked at.
+    error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
 /// A stream error after a part of the answer.

@@ -30,6 +30,7 @@ impl Code {
     pub const UNIMPLEMENTED: Code = Code(12);
     pub const INTERNAL: Code = Code(13);
     pub const UNAVAILABLE: Code = Code(14);
+    pub const UNAUTHENTICATED: Code = Code(16);
 
     pub fn new(number: u32) -> Code {
         u8::try_from(number).ok().filter(|&n| n <= 16).map_or(Code::UNKNOWN, Code)

@@ -23,7 +23,7 @@ use crate::stream::Call;
 pub const MAX_REPLAYS: u32 = 10;
 
 /// A server that refuses a stream on a connection that goes on is given a moment.
-const REPLAY_AFTER: Duration = Duration::from_millis(2);
+pub const REPLAY_AFTER: Duration = Duration::from_millis(2);
 
 /// Decisions that one request may ask for. Upstream tries at most eight times; beyond this, Python and the table
 /// disagree without end.

@@ -1,10 +1,12 @@
 //! The data plane of mesh: listeners, routes and connections inside the Python process.
 //!
-//! Python decides and this moves bytes. The only modules that know Python are this one and `face`; no thread of the
+//! Python decides and this moves bytes. The only modules that know Python are this one, `face` and `caller_face`; no thread of the
 //! data plane ever takes the GIL.
 
 mod address;
 mod body;
+mod caller;
+mod caller_face;
 mod calls;
 mod client;
 mod clock;
@@ -32,11 +34,13 @@ mod shard;
 mod stream;
 mod table;
 mod timeout;
+mod unary;
 mod wake;
 
 use pyo3::prelude::*;
 
 #[pymodule]
 fn _dataplane(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    caller_face::register(module)?;
     face::register(module)
 }

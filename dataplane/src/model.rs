@@ -446,6 +446,7 @@ impl Drop for Ticket {
 mod tests {
     use super::*;
     use crate::address::Address;
+    use crate::endpoint::Manner;
     use crate::settings::Settings;
     use proptest::prelude::*;
     use std::collections::VecDeque;
@@ -468,7 +469,7 @@ mod tests {
             max_model_series: 0,
             model_series_idle: Duration::ZERO,
         };
-        Endpoint::new(id, kind, "test", Address::Tcp("localhost:1".to_owned()), &settings)
+        Endpoint::new(id, kind, "test", Address::Tcp("localhost:1".to_owned()), Manner::of(kind, &settings))
     }
 
     const ANY: Wanted<'_> = Wanted { avoid: &[], local_only: false, prefer_local: false };

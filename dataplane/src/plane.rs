@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::address::Address;
 use crate::body::Budget;
 use crate::calls::Calls;
-use crate::endpoint::{Endpoint, EndpointKind};
+use crate::endpoint::{Endpoint, EndpointKind, Manner};
 use crate::hub::Hub;
 use crate::lock::lock;
 use crate::metrics::Metrics;
@@ -92,7 +92,7 @@ impl Plane {
 
     pub fn add_endpoint(&self, kind: EndpointKind, name: &str, address: Address) -> Arc<Endpoint> {
         let id = self.next_endpoint.fetch_add(1, Ordering::Relaxed);
-        let endpoint = Endpoint::new(id, kind, name, address, &self.settings);
+        let endpoint = Endpoint::new(id, kind, name, address, Manner::of(kind, &self.settings));
         if kind != EndpointKind::Control {
             lock(&self.endpoints).insert(id, Arc::clone(&endpoint));
         }

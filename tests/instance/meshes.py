@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import grpc
 
-from mesh.instance import EvictionSettings, Instance, LifecycleSettings, Settings
+from mesh.instance import Channels, EvictionSettings, Instance, LifecycleSettings, Settings
 from mesh.protos import admin_pb2, admin_pb2_grpc, model_mesh_pb2, model_mesh_pb2_grpc
 from mesh.registry import MemoryCluster, MemoryStore, Store
 from mesh.runtimes import ModelRuntime, RuntimeEndpoints, SpiRuntime
@@ -115,13 +115,14 @@ class Mesh:
     ) -> Client:
         """Starts one more instance and returns a client of it."""
         number = next(self._names)
+        channels = await self._stack.enter_async_context(Channels())
         driver: ModelRuntime | None = None
         if not router:
             runtime = runtime or ScriptedRuntime(self.socket())
             await runtime.start()
             self._stack.push_async_callback(runtime.stop)
             self.runtimes.append(runtime)
-            driver = SpiRuntime(RuntimeEndpoints(management=(runtime.address,)))
+            driver = SpiRuntime(RuntimeEndpoints(management=(runtime.address,)), opener=channels.open)
             self._stack.push_async_callback(driver.close)
         store: Store = MemoryStore(self.registry)
         self._stack.push_async_callback(store.close)
@@ -137,7 +138,7 @@ class Mesh:
             "eviction": EvictionSettings(min_churn_age_ms=0),
             **settings,
         }
-        instance = Instance(Settings(**values), store, driver)
+        instance = Instance(Settings(**values), store, driver, channels.open)
         self._stack.push_async_callback(instance.close)
         await instance.start()
         self.instances.append(instance)

@@ -20,9 +20,8 @@ from mesh.registry import (
     StoreDenied,
     StoreUnavailable,
     etcd_watch,
-    open_store,
 )
-from tests.registry.worlds import eventually
+from tests.registry.worlds import Connect, eventually
 from tests.servers.etcd import EtcdCluster, EtcdServer, RootUser
 from tests.servers.fixtures import MakeEtcd
 from tests.servers.tls import Certificates
@@ -54,8 +53,8 @@ class Collector:
 
 
 @pytest.fixture
-async def store(etcd: EtcdServer) -> AsyncIterator[Store]:
-    async with open_store(etcd.kv_store) as opened:
+async def store(etcd: EtcdServer, connect: Connect) -> AsyncIterator[Store]:
+    async with connect(etcd.kv_store) as opened:
         yield opened
 
 
@@ -80,28 +79,30 @@ async def get_when_back(store: Store, key: str) -> bool:
             return await store.get(key) is not None
 
 
-async def test_a_watch_misses_nothing_over_a_crash(etcd: EtcdServer, store: Store) -> None:
+async def test_a_watch_misses_nothing_over_a_crash(etcd: EtcdServer, store: Store, connect: Connect) -> None:
     keys = [f"/p/{number:03d}" for number in range(300)]
     start = await store.put("/first", b"")
     watching = Collector(store, "/p/", start + 1)
     await put_all(store, keys[:100])
     await eventually(lambda: len(watching.events) == 100)
     etcd.restart()
-    async with open_store(etcd.kv_store) as other:
+    async with connect(etcd.kv_store) as other:
         await put_all(other, keys[100:])
     await eventually(lambda: len(watching.events) >= 300)
     assert watching.keys == keys
     await watching.close()
 
 
-async def test_a_crash_while_catching_up_loses_and_repeats_nothing(etcd: EtcdServer, store: Store) -> None:
+async def test_a_crash_while_catching_up_loses_and_repeats_nothing(
+    etcd: EtcdServer, store: Store, connect: Connect
+) -> None:
     total = 6_000
     start = await store.put("/first", b"")
     numbers = iter(range(total))
 
     # One client for each writer, so that each write is a revision of its own.
     async def write() -> None:
-        async with open_store(etcd.kv_store) as writer:
+        async with connect(etcd.kv_store) as writer:
             for number in numbers:
                 await writer.put(f"/p/{number:04d}", b"v" * 256)
 
@@ -159,26 +160,28 @@ async def eventually_get(store: Store, key: str) -> bytes:
                 return entry.value
 
 
-async def test_an_unreachable_server_is_named_with_the_reason(etcd: EtcdServer) -> None:
+async def test_an_unreachable_server_is_named_with_the_reason(etcd: EtcdServer, connect: Connect) -> None:
     etcd.stop()
-    async with open_store(etcd.kv_store) as store:
+    async with connect(etcd.kv_store) as store:
         with pytest.raises(
             StoreUnavailable, match=rf"127\.0\.0\.1:{etcd.port}.*refused.*check the endpoints"
         ):
             await store.put("/a", b"", timeout=1)
 
 
-async def test_goes_to_another_endpoint_where_one_is_dead(make_etcd: MakeEtcd) -> None:
+async def test_goes_to_another_endpoint_where_one_is_dead(make_etcd: MakeEtcd, connect: Connect) -> None:
     live, dead = make_etcd(), make_etcd()
     dead.stop()
     for endpoints in ((live, dead), (dead, live)):
-        async with open_store("etcd:" + ",".join(server.endpoint for server in endpoints)) as store:
+        async with connect("etcd:" + ",".join(server.endpoint for server in endpoints)) as store:
             assert await store.put("/a", b"") > 0
             assert await store.get("/a") is not None
 
 
-async def test_a_cluster_serves_on_when_members_go_one_by_one(etcd_cluster: EtcdCluster) -> None:
-    async with open_store(etcd_cluster.kv_store) as store:
+async def test_a_cluster_serves_on_when_members_go_one_by_one(
+    etcd_cluster: EtcdCluster, connect: Connect
+) -> None:
+    async with connect(etcd_cluster.kv_store) as store:
         start = await store.put("/first", b"")
         watching = Collector(store, "/p/", start + 1)
         lease = await store.grant(20)
@@ -197,9 +200,11 @@ async def test_a_cluster_serves_on_when_members_go_one_by_one(etcd_cluster: Etcd
         await watching.close()
 
 
-async def test_keeps_its_rights_when_tokens_expire_and_after_a_restart(make_etcd: MakeEtcd) -> None:
+async def test_keeps_its_rights_when_tokens_expire_and_after_a_restart(
+    make_etcd: MakeEtcd, connect: Connect
+) -> None:
     etcd = make_etcd(root_user=RootUser("secret", token_ttl=1))
-    async with open_store(etcd.kv_store) as store:
+    async with connect(etcd.kv_store) as store:
         start = await store.put("/p/0", b"")
         watching = Collector(store, "/p/", start)
         lease = await store.grant(30)
@@ -218,22 +223,22 @@ async def test_keeps_its_rights_when_tokens_expire_and_after_a_restart(make_etcd
         await late.close()
 
 
-async def test_a_wrong_password_is_refused_at_once(make_etcd: MakeEtcd) -> None:
+async def test_a_wrong_password_is_refused_at_once(make_etcd: MakeEtcd, connect: Connect) -> None:
     etcd = make_etcd(root_user=RootUser("secret"))
     wrong = etcd.connection_file(password="guess")
-    async with open_store(f"etcd:{wrong}") as store:
+    async with connect(f"etcd:{wrong}") as store:
         with pytest.raises(StoreDenied, match=r"check the user, its password"):
             await store.get("/a")
-    async with open_store(f"etcd:{etcd.endpoint}") as store:
+    async with connect(f"etcd:{etcd.endpoint}") as store:
         with pytest.raises(StoreDenied, match="userid"):
             await store.put("/a", b"")
 
 
-async def test_a_user_without_rights_may_not_watch(make_etcd: MakeEtcd) -> None:
+async def test_a_user_without_rights_may_not_watch(make_etcd: MakeEtcd, connect: Connect) -> None:
     etcd = make_etcd(root_user=RootUser("secret"))
     etcd._call("auth/user/add", name="guest", password="guest")
     guest = etcd.connection_file(userid="guest", password="guest")
-    async with open_store(f"etcd:{guest}") as store:
+    async with connect(f"etcd:{guest}") as store:
         with pytest.raises(StoreDenied):
             await store.get("/a")
         with pytest.raises(StoreDenied, match="roles"):
@@ -241,9 +246,11 @@ async def test_a_user_without_rights_may_not_watch(make_etcd: MakeEtcd) -> None:
                 await anext(batches)
 
 
-async def test_speaks_tls_with_a_client_certificate(make_etcd: MakeEtcd, certificates: Certificates) -> None:
+async def test_speaks_tls_with_a_client_certificate(
+    make_etcd: MakeEtcd, certificates: Certificates, connect: Connect
+) -> None:
     etcd = make_etcd(certificates=certificates, require_client_certificate=True)
-    async with open_store(etcd.kv_store) as store:
+    async with connect(etcd.kv_store) as store:
         start = await store.put("/p/0", b"")
         watching = Collector(store, "/p/", start)
         await eventually(lambda: watching.keys == ["/p/0"])
@@ -251,12 +258,12 @@ async def test_speaks_tls_with_a_client_certificate(make_etcd: MakeEtcd, certifi
 
 
 async def test_tls_without_the_certificate_it_needs_says_so(
-    make_etcd: MakeEtcd, certificates: Certificates, tmp_path: Path
+    make_etcd: MakeEtcd, certificates: Certificates, tmp_path: Path, connect: Connect
 ) -> None:
     etcd = make_etcd(certificates=certificates, require_client_certificate=True)
     plain = tmp_path / "plain.json"
     plain.write_text(json.dumps({"endpoints": etcd.endpoint}))
-    async with open_store(f"etcd:{plain}") as store:
+    async with connect(f"etcd:{plain}") as store:
         with pytest.raises(StoreUnavailable, match="TLS settings"):
             await store.get("/a", timeout=1)
 
@@ -284,8 +291,10 @@ async def test_overrides_the_name_expected_in_the_certificate(
             await store.get("/a", timeout=1)
 
 
-async def test_the_root_prefix_goes_in_front_of_every_key_verbatim(etcd: EtcdServer, store: Store) -> None:
-    async with open_store(f"etcd:{etcd.endpoint};rootPrefix=mesh-é") as below:
+async def test_the_root_prefix_goes_in_front_of_every_key_verbatim(
+    etcd: EtcdServer, store: Store, connect: Connect
+) -> None:
+    async with connect(f"etcd:{etcd.endpoint};rootPrefix=mesh-é") as below:
         start = await below.put("/p/a", b"1")
         await store.put("mesh-é/p/b", b"2")
         await store.put("/p/c", b"3")
@@ -327,8 +336,8 @@ async def test_a_foreign_key_that_is_no_text_is_listed_and_can_be_deleted(
     assert not (await store.list("/p/")).entries
 
 
-async def test_closing_ends_what_is_under_way_with_a_reason(etcd: EtcdServer) -> None:
-    store = open_store(etcd.kv_store)
+async def test_closing_ends_what_is_under_way_with_a_reason(etcd: EtcdServer, connect: Connect) -> None:
+    store = connect(etcd.kv_store)
     start = await store.put("/p/a", b"")
     watching = Collector(store, "/p/", start)
     await eventually(lambda: len(watching.events) == 1)
@@ -344,9 +353,9 @@ async def test_closing_ends_what_is_under_way_with_a_reason(etcd: EtcdServer) ->
         await watching.task
 
 
-async def test_closing_ends_the_wait_for_a_member(etcd: EtcdServer) -> None:
+async def test_closing_ends_the_wait_for_a_member(etcd: EtcdServer, connect: Connect) -> None:
     etcd.stop()
-    store = open_store(etcd.kv_store)
+    store = connect(etcd.kv_store)
     reading = asyncio.create_task(store.get("/a", timeout=10))
     await asyncio.sleep(0.1)
     await store.close()

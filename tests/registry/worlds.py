@@ -7,8 +7,11 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from mesh.registry import Delete, MemoryCluster, Put, Store, open_store
+from mesh.registry import Delete, MemoryCluster, Put, Store
 from tests.servers.etcd import EtcdServer
+
+Connect = Callable[[str], Store]
+"""Opens the store that a ``KV_STORE`` names."""
 
 
 class World(ABC):
@@ -77,13 +80,14 @@ class MemoryWorld(World):
 class EtcdWorld(World):
     """A root prefix of its own in an etcd that other tests use before and after."""
 
-    def __init__(self, server: EtcdServer) -> None:
+    def __init__(self, server: EtcdServer, connect: Connect) -> None:
         super().__init__()
         self.server = server
+        self.connect = connect
         self.root = f"world-{uuid.uuid4().hex[:8]}"
 
     def new_client(self) -> Store:
-        return open_store(f"{self.server.kv_store};rootPrefix={self.root}")
+        return self.connect(f"{self.server.kv_store};rootPrefix={self.root}")
 
     async def close(self) -> None:
         await super().close()

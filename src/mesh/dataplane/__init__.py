@@ -8,8 +8,10 @@ from mesh.dataplane._dataplane import (
     TIME_BOUNDS_MS,
     Ask,
     Call,
+    Caller,
     DataPlane,
     HistogramSample,
+    Server,
     Totals,
     Usage,
 )
@@ -21,9 +23,11 @@ __all__ = [
     "Ask",
     "AskReason",
     "Call",
+    "Caller",
     "DataPlane",
     "EndpointKind",
     "HistogramSample",
+    "Server",
     "Totals",
     "Usage",
 ]

@@ -13,7 +13,17 @@ from typing import Literal, Self, final
 
 from mesh.dataplane.kinds import AskReason, EndpointKind
 
-__all__ = ["SIZE_BOUNDS_BYTES", "TIME_BOUNDS_MS", "Ask", "DataPlane", "HistogramSample", "Totals", "Usage"]
+__all__ = [
+    "SIZE_BOUNDS_BYTES",
+    "TIME_BOUNDS_MS",
+    "Ask",
+    "Caller",
+    "DataPlane",
+    "HistogramSample",
+    "Server",
+    "Totals",
+    "Usage",
+]
 
 #: Upper bounds of the buckets of histograms of time, in milliseconds.
 TIME_BOUNDS_MS: list[float]
@@ -288,3 +298,69 @@ class DataPlane:
 
         Returns: whether all of them ended by themselves.
         """
+
+@final
+class Caller:
+    """Makes unary gRPC calls of other servers over plain-text HTTP/2, on a thread of its own.
+
+    Nothing here blocks but ``close``. Connections are made when they are first needed, and again when they are lost;
+    a call that was certainly not processed is sent again.
+    """
+
+    def __new__(cls, *, connect_timeout_ms: int = 2_000) -> Self: ...
+    @property
+    def event_fd(self) -> int:
+        """Readable while `take` has something to give."""
+
+    def server(self, address: str, *, authority: str = "", ping_interval_ms: int = 0) -> Server:
+        """Somewhere to call.
+
+        Args:
+            address: ``host:port``, ``[ipv6]:port`` or ``unix:/path``.
+            authority: told to the server in place of the address.
+            ping_interval_ms: a connection that does not answer a ping within the time between two is given up; 0 for
+                no pings.
+
+        Raises:
+            ValueError: naming the argument.
+        """
+
+    def cancel(self, token: int) -> None:
+        """Ends a call whose answer nobody wants any more; `take` may have it all the same."""
+
+    def take(self) -> list[tuple[int, int, bytes | str]]:
+        """Returns: of each call that ended since the last time its token, gRPC status code, and the serialized reply.
+
+        Where the code is not 0, the status's message instead of the reply.
+        """
+
+    def close(self) -> None:
+        """Ends all calls, none of which is answered any more. Releases the GIL while it waits for the thread."""
+
+@final
+class Server:
+    """A server to call, and the connections to it."""
+
+    def call(
+        self,
+        method: str,
+        message: bytes,
+        timeout_s: float | None = None,
+        metadata: Sequence[tuple[str, str]] = (),
+    ) -> int:
+        """Begins a call.
+
+        Args:
+            method: ``/package.Service/Method``.
+            message: the serialized request.
+            timeout_s: after which it ends as DEADLINE_EXCEEDED; told to the server, too.
+            metadata: names in lower case, values in ASCII.
+
+        Returns: its token.
+
+        Raises:
+            ValueError: naming the argument.
+        """
+
+    def close(self) -> None:
+        """Makes no connection any more; calls under way end by themselves, then the connections close."""

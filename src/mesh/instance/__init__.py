@@ -1,5 +1,6 @@
 """One instance of the mesh: what a pod runs beside its model server."""
 
+from mesh.instance.channels import Channels
 from mesh.instance.errors import StartRefused
 from mesh.instance.instance import Instance
 from mesh.instance.serve import run, serve
@@ -13,6 +14,7 @@ from mesh.instance.settings import (
 )
 
 __all__ = [
+    "Channels",
     "EvictionSettings",
     "Instance",
     "LifecycleSettings",

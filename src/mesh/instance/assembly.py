@@ -44,7 +44,7 @@ from mesh.placement import (
     to_units,
 )
 from mesh.registry import Registry
-from mesh.runtimes import LOST_MODEL_RULES, ModelRuntime, RuntimeParameters
+from mesh.runtimes import LOST_MODEL_RULES, ModelRuntime, OpenChannel, RuntimeParameters
 
 #: What a pure router assumes, having no model server to tell: model size in bytes, load time in milliseconds.
 ROUTER_DEFAULT_MODEL_BYTES = 1 << 20
@@ -95,6 +95,7 @@ def assemble(
     runtime: ModelRuntime | None,
     parameters: RuntimeParameters | None,
     peer_address: Callable[[], str],
+    open_channel: OpenChannel,
 ) -> Parts:
     """Makes the parts.
 
@@ -102,13 +103,14 @@ def assemble(
         runtime: the model server, started; None for a pure router.
         parameters: what it told of itself.
         peer_address: ``host:port`` where peers reach this instance, once it listens.
+        open_channel: to peers.
     """
     own_id = settings.instance_id
     dataplane = make_dataplane(settings)
     metrics = Metrics(
         per_model=settings.metrics.per_model, full_method_names=settings.metrics.full_method_names
     )
-    ring, rates, peers = DecisionRing(), Rates(), Peers(dataplane)
+    ring, rates, peers = DecisionRing(), Rates(), Peers(dataplane, open_channel)
     load_times = LoadTimes(parameters.loading_timeout_ms if parameters else ROUTER_LOADING_TIMEOUT_MS)
     local = LocalCopies(max_queued=settings.max_queued)
     routes = Routes(own_id, registry, dataplane, peers, local, load_times.assume_loaded_ms, now_ms)

@@ -19,7 +19,14 @@ from mesh.instance.prestop import Prestop
 from mesh.instance.probes import Probes
 from mesh.instance.settings import Settings
 from mesh.registry import Keys, Registry, RegistryError, Store
-from mesh.runtimes import ModelRuntime, RuntimeFailure, RuntimeLost, RuntimeParameters, RuntimeReturned
+from mesh.runtimes import (
+    ModelRuntime,
+    OpenChannel,
+    RuntimeFailure,
+    RuntimeLost,
+    RuntimeParameters,
+    RuntimeReturned,
+)
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +55,7 @@ class Instance:
         settings: of the instance.
         store: of the registry; stays the caller's to close.
         runtime: the model server beside it, or None for a pure router; stays the caller's to close.
+        open_channel: to other instances.
 
     Attributes:
         address: ``host:port`` for requests and the management API, once started.
@@ -56,8 +64,11 @@ class Instance:
         health: whether clients should be sent here, and why not.
     """
 
-    def __init__(self, settings: Settings, store: Store, runtime: ModelRuntime | None) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, runtime: ModelRuntime | None, open_channel: OpenChannel
+    ) -> None:
         self.settings = settings
+        self._open_channel = open_channel
         self.address = ""
         self.peer_address = ""
         self._runtime = runtime
@@ -107,7 +118,12 @@ class Instance:
         self.health.follow(self.registry.instances)
         await self._be_the_only_one()
         parts = self._parts = assemble(
-            settings, self.registry, self._runtime, parameters, lambda: self.peer_address
+            settings,
+            self.registry,
+            self._runtime,
+            parameters,
+            lambda: self.peer_address,
+            self._open_channel,
         )
         self._rules.apply(parts.dataplane)
         # Peers ask for loads as soon as they see this instance: by then it must know them and what it has.
@@ -159,7 +175,7 @@ class Instance:
         record = self.registry.instances.get(own_id)
         if record is None or not record.endpoint:
             return
-        namesake = Peer(own_id, record.endpoint, endpoint=-1)
+        namesake = Peer(own_id, record.endpoint, endpoint=-1, open_channel=self._open_channel)
         try:
             taken = await namesake.answers()
         finally:

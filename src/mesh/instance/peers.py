@@ -10,6 +10,7 @@ import grpc
 from mesh.dataplane import DataPlane
 from mesh.instance.errors import MeshError, Reason, model_not_found
 from mesh.protos import peer_pb2, peer_pb2_grpc
+from mesh.runtimes import OpenChannel
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ class Peer:
         endpoint: its number in this instance's data plane.
     """
 
-    def __init__(self, instance_id: str, address: str, endpoint: int) -> None:
+    def __init__(self, instance_id: str, address: str, endpoint: int, open_channel: OpenChannel) -> None:
+        self._open_channel = open_channel
         self.instance_id = instance_id
         self.address = address
         self.endpoint = endpoint
@@ -49,7 +51,7 @@ class Peer:
     @property
     def _calls(self) -> peer_pb2_grpc.PeerStub:
         if self._stub is None:
-            self._channel = grpc.aio.insecure_channel(self.address, options=_CHANNEL_OPTIONS)
+            self._channel = self._open_channel(self.address, _CHANNEL_OPTIONS)
             self._stub = peer_pb2_grpc.PeerStub(self._channel)
         return self._stub
 
@@ -139,8 +141,9 @@ class Peer:
 class Peers:
     """The peers that are there now, by instance id."""
 
-    def __init__(self, dataplane: DataPlane) -> None:
+    def __init__(self, dataplane: DataPlane, open_channel: OpenChannel) -> None:
         self._dataplane = dataplane
+        self._open_channel = open_channel
         self._peers: dict[str, Peer] = {}
         self._by_endpoint: dict[int, Peer] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -167,7 +170,7 @@ class Peers:
                 return known
             self.remove(instance_id)
         endpoint = self._dataplane.add_endpoint(address, "peer", instance_id)
-        peer = Peer(instance_id, address, endpoint)
+        peer = Peer(instance_id, address, endpoint, self._open_channel)
         self._peers[instance_id] = peer
         self._by_endpoint[endpoint] = peer
         log.info("peer joined", extra={"peer": instance_id, "address": address})

@@ -11,11 +11,12 @@ from pathlib import Path
 import uvloop
 
 from mesh.instance import logs
+from mesh.instance.channels import Channels
 from mesh.instance.instance import Instance
 from mesh.instance.settings import LifecycleSettings, Settings
 from mesh.instance.unsupported import check_unsupported
 from mesh.registry import open_store
-from mesh.runtimes import ModelRuntime, RuntimeEndpoints, SpiRuntime
+from mesh.runtimes import ModelRuntime, OpenChannel, RuntimeEndpoints, SpiRuntime
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +53,12 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop_or_abort, stop)
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(settings.kv_store))
-        runtime = make_runtime(settings)
+        channels = await stack.enter_async_context(Channels())
+        store = await stack.enter_async_context(open_store(settings.kv_store, channels.open))
+        runtime = make_runtime(settings, channels.open)
         if runtime is not None:
             stack.push_async_callback(runtime.close)
-        instance = Instance(settings, store, runtime)
+        instance = Instance(settings, store, runtime, channels.open)
         stack.push_async_callback(instance.close)
         start = asyncio.ensure_future(instance.start())
         stopped = asyncio.ensure_future(stop.wait())
@@ -81,8 +83,8 @@ def _leave_termination_message(path: Path, message: str) -> None:
         path.write_text(f"{message}\n", encoding="utf-8")
 
 
-def make_runtime(settings: Settings) -> ModelRuntime | None:
-    """The driver of the model server that the settings name; None for a pure router."""
+def make_runtime(settings: Settings, opener: OpenChannel) -> ModelRuntime | None:
+    """The driver of the model server that the settings name, with channels of ``opener``; None for a pure router."""
     runtime: ModelRuntime
     match settings.adapter:
         case "none":
@@ -90,13 +92,13 @@ def make_runtime(settings: Settings) -> ModelRuntime | None:
         case "mlserver":
             from mesh.runtimes.adapters import AdapterSettings, MLServerRuntime
 
-            runtime = MLServerRuntime(AdapterSettings.from_environment())
+            runtime = MLServerRuntime(AdapterSettings.from_environment(), opener)
         case "triton":
             from mesh.runtimes.adapters import AdapterSettings, TritonRuntime
 
-            runtime = TritonRuntime(AdapterSettings.from_environment())
+            runtime = TritonRuntime(AdapterSettings.from_environment(), opener)
         case _:
-            runtime = SpiRuntime(RuntimeEndpoints.from_environment(os.environ))
+            runtime = SpiRuntime(RuntimeEndpoints.from_environment(os.environ), opener=opener)
     return _with_puller(runtime, settings) if settings.pull_models else runtime
 
 

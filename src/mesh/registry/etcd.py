@@ -21,7 +21,7 @@ from mesh.registry.errors import LeaseGone, StoreDenied, StoreUnavailable
 from mesh.registry.etcd_calls import Calls, Meaning, Token, meaning_of
 from mesh.registry.etcd_groups import Groups
 from mesh.registry.etcd_leases import KeepAlives
-from mesh.registry.etcd_members import Members
+from mesh.registry.etcd_members import Members, OpenChannel
 from mesh.registry.etcd_watch import START_SECONDS, WatchPosition, WatchRefused, watch_once
 from mesh.registry.store import (
     LIST_TIMEOUT,
@@ -43,11 +43,15 @@ _MAX_REFUSALS = 2
 
 
 class EtcdStore(Store):
-    """A client of an etcd cluster; it connects when it is first asked something."""
+    """A client of an etcd cluster; it connects when it is first asked something.
 
-    def __init__(self, connection: EtcdConnection) -> None:
+    Args:
+        opener: opens its plain-text channels; those with TLS are gRPC's own.
+    """
+
+    def __init__(self, connection: EtcdConnection, opener: OpenChannel = grpc.aio.insecure_channel) -> None:
         self._root = connection.root_prefix.encode(errors="surrogateescape")
-        self._members = Members(connection)
+        self._members = Members(connection, opener)
         self._token = Token(connection)
         self._call = Calls(self._members, self._token)
         self._keep_alives = KeepAlives(self._members, self._token)

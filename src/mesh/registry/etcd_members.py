@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -11,6 +13,9 @@ from mesh.protos import etcd_rpc_pb2 as rpc
 from mesh.protos import etcd_rpc_pb2_grpc as services
 from mesh.registry.connection import EtcdConnection
 from mesh.registry.errors import StoreUnavailable
+
+OpenChannel = Callable[[str, Sequence[tuple[str, Any]]], grpc.aio.Channel]
+"""Opens a plain-text channel with options, as `grpc.aio.insecure_channel` does."""
 
 HEAD_START_SECONDS = 0.25
 """How long a member may take to answer before the next one is tried beside it."""
@@ -41,8 +46,9 @@ class Members:
     Clients begin at different members and stay with one until it fails.
     """
 
-    def __init__(self, connection: EtcdConnection) -> None:
+    def __init__(self, connection: EtcdConnection, opener: OpenChannel) -> None:
         self._connection = connection
+        self._opener = opener
         self._members: list[Member] = []
         self._current: Member | None = None
         self._connecting: asyncio.Task[Member] | None = None
@@ -151,7 +157,7 @@ class Members:
         if not connection.tls:
             if connection.override_authority:
                 options.append(("grpc.default_authority", connection.override_authority))
-            return Member(endpoint, grpc.aio.insecure_channel(endpoint, options=options))
+            return Member(endpoint, self._opener(endpoint, options))
         if connection.override_authority:
             options.append(("grpc.ssl_target_name_override", connection.override_authority))
         credentials = grpc.ssl_channel_credentials(

@@ -1,5 +1,6 @@
 """Model servers as the mesh drives them: the interface, and the client of custom runtimes."""
 
+from mesh.runtimes.connection import OpenChannel
 from mesh.runtimes.endpoints import RuntimeEndpoints
 from mesh.runtimes.interface import (
     LoadedModel,
@@ -19,6 +20,7 @@ __all__ = [
     "LoadedModel",
     "ModelInfo",
     "ModelRuntime",
+    "OpenChannel",
     "RuntimeEndpoints",
     "RuntimeEvent",
     "RuntimeFailure",

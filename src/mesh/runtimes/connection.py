@@ -1,9 +1,14 @@
 """Connections to a server in the same pod, and noticing that it is gone."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc import aio
+
+OpenChannel = Callable[[str, Sequence[tuple[str, Any]]], aio.Channel]
+"""Opens a plain-text channel with options, as `grpc.aio.insecure_channel` does."""
 
 _OPTIONS: tuple[tuple[str, int | str], ...] = (
     # Proxies of the environment are for the world outside the pod.
@@ -19,11 +24,11 @@ _OPTIONS: tuple[tuple[str, int | str], ...] = (
 )
 
 
-def open_channel(address: str) -> aio.Channel:
+def open_channel(address: str, opener: OpenChannel = aio.insecure_channel) -> aio.Channel:
     """Opens a plain-text channel to ``host:port`` or ``unix:/path``; it connects when it is first used."""
     # What gRPC makes of a socket's path is no authority to servers that check it, such as those in Rust.
     authority = (("grpc.default_authority", "localhost"),) if address.startswith("unix:") else ()
-    return aio.insecure_channel(address, options=(*_OPTIONS, *authority))
+    return opener(address, (*_OPTIONS, *authority))
 
 
 class ConnectionWatch:

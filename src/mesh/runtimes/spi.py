@@ -10,7 +10,7 @@ import grpc
 from grpc import aio
 
 from mesh.protos import model_runtime_pb2 as pb
-from mesh.runtimes.connection import ConnectionWatch, open_channel
+from mesh.runtimes.connection import ConnectionWatch, OpenChannel, open_channel
 from mesh.runtimes.endpoints import RuntimeEndpoints
 from mesh.runtimes.interface import (
     LoadedModel,
@@ -69,9 +69,19 @@ class SpiTimings:
 
 
 class SpiRuntime(ModelRuntime):
-    """A custom runtime that serves ``mmesh.ModelRuntime``, or its predecessor, on a port or a unix socket."""
+    """A custom runtime that serves ``mmesh.ModelRuntime``, or its predecessor, on a port or a unix socket.
 
-    def __init__(self, endpoints: RuntimeEndpoints | None = None, timings: SpiTimings | None = None) -> None:
+    Args:
+        opener: opens the channels to it.
+    """
+
+    def __init__(
+        self,
+        endpoints: RuntimeEndpoints | None = None,
+        timings: SpiTimings | None = None,
+        opener: OpenChannel = aio.insecure_channel,
+    ) -> None:
+        self._opener = opener
         self._endpoints = endpoints or RuntimeEndpoints()
         self._timings = timings or SpiTimings()
         self._link: _Link | None = None
@@ -91,7 +101,7 @@ class SpiRuntime(ModelRuntime):
                 that it failed, serves something else, or told impossible values.
         """
         await self.close()
-        links = [_Link(address) for address in self._endpoints.management]
+        links = [_Link(address, self._opener) for address in self._endpoints.management]
         polls = [asyncio.create_task(self._poll(link)) for link in links]
         try:
             async with asyncio.timeout(self._timings.start_limit_s):
@@ -239,9 +249,9 @@ class SpiRuntime(ModelRuntime):
 class _Link:
     """One address where the runtime may be, and under which name it serves the SPI there."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, opener: OpenChannel) -> None:
         self.address = address
-        self.channel = open_channel(address)
+        self.channel = open_channel(address, opener)
         self.service = SERVICE
         self._methods: dict[str, aio.UnaryUnaryMultiCallable[Any, Any]] = {}
         self.last = "has not answered"

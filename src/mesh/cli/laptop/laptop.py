@@ -20,7 +20,7 @@ from mesh.cli.laptop.plan import InstancePlan, Plan
 from mesh.cli.laptop.progress import Progress
 from mesh.cli.laptop.summary import summary
 from mesh.cli.laptop.training import train_examples
-from mesh.instance import EvictionSettings, Instance, LifecycleSettings, MetricsSettings, Settings
+from mesh.instance import Channels, EvictionSettings, Instance, LifecycleSettings, MetricsSettings, Settings
 from mesh.instance.logs import configure
 from mesh.protos import model_mesh_pb2
 from mesh.registry import MemoryCluster, RegistryError, Store, open_store
@@ -178,15 +178,17 @@ class Laptop:
     async def _make_member(self, one: InstancePlan, cluster: MemoryCluster) -> _Member:
         async with AsyncExitStack() as stack:
             etcd = self.plan.options.etcd
+            channels = await stack.enter_async_context(Channels())
             store: Store
             if etcd is None:
                 store = cluster.client()
                 stack.push_async_callback(store.close)
             else:
-                store = await stack.enter_async_context(open_store(etcd))
-            runtime = SpiRuntime(RuntimeEndpoints(management=(one.runtime_address,)))
+                store = await stack.enter_async_context(open_store(etcd, channels.open))
+            endpoints = RuntimeEndpoints(management=(one.runtime_address,))
+            runtime = SpiRuntime(endpoints, opener=channels.open)
             stack.push_async_callback(runtime.close)
-            instance = Instance(self._settings(one), store, runtime)
+            instance = Instance(self._settings(one), store, runtime, channels.open)
             stack.push_async_callback(instance.close)
             member = _Member(instance, stack.pop_all())
         self._members.append(member)

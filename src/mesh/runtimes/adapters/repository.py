@@ -15,7 +15,7 @@ from mesh.protos.inference_pb2_grpc import GRPCInferenceServiceStub
 from mesh.runtimes.adapters.layout import Layout, clear_directory, make_directory, remove_directory
 from mesh.runtimes.adapters.request import ModelRequest, disk_size_bytes, read_request
 from mesh.runtimes.adapters.settings import AdapterSettings
-from mesh.runtimes.connection import ConnectionWatch, open_channel
+from mesh.runtimes.connection import ConnectionWatch, OpenChannel, open_channel
 from mesh.runtimes.interface import (
     LoadedModel,
     ModelInfo,
@@ -55,12 +55,17 @@ class ServerKind:
 
 
 class RepositoryRuntime(ModelRuntime):
-    """Lays models out in the server's repository and has the server load them by name."""
+    """Lays models out in the server's repository and has the server load them by name.
+
+    Args:
+        opener: opens the channel to it.
+    """
 
     kind: ServerKind
 
-    def __init__(self, settings: AdapterSettings) -> None:
+    def __init__(self, settings: AdapterSettings, opener: OpenChannel = aio.insecure_channel) -> None:
         self._settings = settings
+        self._opener = opener
         self._repository = settings.root.absolute() / self.kind.repository
         self._address = f"127.0.0.1:{settings.runtime_port}"
         self._channel: aio.Channel | None = None
@@ -85,7 +90,7 @@ class RepositoryRuntime(ModelRuntime):
             RuntimeFailure: DEADLINE_EXCEEDED, it was not ready in time; or its repository cannot be cleared.
         """
         if self._channel is None:
-            self._channel = open_channel(self._address)
+            self._channel = open_channel(self._address, self._opener)
         # Servers refuse to start, or to list models, without the directory.
         await self._on_disk("make the model repository", make_directory, self._repository)
         return await self._become_ready(self._settings.start_limit_s)

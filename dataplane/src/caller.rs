@@ -1,0 +1,153 @@
+//! Unary calls that Python makes of other servers: whole messages out, whole answers back.
+//!
+//! A thread of its own runs them, so that they go on after the listeners are closed and take no turn of a request.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::Authority;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use crate::address::Address;
+use crate::endpoint::{Endpoint, EndpointKind, Manner};
+use crate::grpc::Status;
+use crate::lock::lock;
+use crate::unary::{Order, answer};
+use crate::wake::Wake;
+
+/// How a call ended.
+pub struct Answer {
+    pub token: u64,
+    pub result: Result<Bytes, Status>,
+}
+
+enum Command {
+    Call(u64, Box<Order>),
+    Cancel(u64),
+    Stop,
+}
+
+/// What the thread and Python share.
+struct Shared {
+    wake: Wake,
+    answers: Mutex<Vec<Answer>>,
+}
+
+impl Shared {
+    fn push(&self, answer: Answer) {
+        let mut answers = lock(&self.answers);
+        let first = answers.is_empty();
+        answers.push(answer);
+        drop(answers);
+        if first {
+            self.wake.wake();
+        }
+    }
+}
+
+pub struct Caller {
+    next: AtomicU64,
+    connect_timeout: Duration,
+    shared: Arc<Shared>,
+    commands: mpsc::UnboundedSender<Command>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Caller {
+    /// Starts the thread.
+    pub fn new(connect_timeout: Duration) -> io::Result<Caller> {
+        let shared = Arc::new(Shared { wake: Wake::new()?, answers: Mutex::default() });
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let calls = Arc::clone(&shared);
+        let thread = std::thread::Builder::new().name("mesh-calls".to_owned()).spawn(move || {
+            runtime.block_on(run(calls, inbox));
+            // Calls under way are dropped here, which resets their streams.
+            runtime.shutdown_timeout(Duration::from_millis(100));
+        })?;
+        Ok(Caller { next: AtomicU64::new(0), connect_timeout, shared, commands, thread: Mutex::new(Some(thread)) })
+    }
+
+    pub fn wake(&self) -> &Wake {
+        &self.shared.wake
+    }
+
+    /// Somewhere to call; connected to when it is first called.
+    pub fn server(
+        &self,
+        address: Address,
+        authority: Option<Authority>,
+        ping_interval: Option<Duration>,
+    ) -> Arc<Endpoint> {
+        let manner = Manner { shards: 1, connect_timeout: self.connect_timeout, ping_interval, authority };
+        Endpoint::new(0, EndpointKind::Server, "server", address, manner)
+    }
+
+    /// Begins a call; its answer comes under the token, unless it is cancelled or the caller closed before.
+    pub fn call(&self, order: Order) -> u64 {
+        let token = self.next.fetch_add(1, Ordering::Relaxed);
+        self.tell(Command::Call(token, Box::new(order)));
+        token
+    }
+
+    /// Ends a call, for whose answer nobody waits any more.
+    pub fn cancel(&self, token: u64) {
+        self.tell(Command::Cancel(token));
+    }
+
+    /// The answers since the last time.
+    pub fn take(&self) -> Vec<Answer> {
+        self.shared.wake.clear();
+        std::mem::take(&mut *lock(&self.shared.answers))
+    }
+
+    /// Ends all calls and the thread.
+    pub fn close(&self) {
+        self.tell(Command::Stop);
+        if let Some(thread) = lock(&self.thread).take() {
+            // A panic there has been reported by the thread itself.
+            let _ = thread.join();
+        }
+    }
+
+    fn tell(&self, command: Command) {
+        // A thread that has ended leaves its calls without an answer, as `close` says.
+        let _ = self.commands.send(command);
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+async fn run(shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<Command>) {
+    let calls: Arc<Mutex<HashMap<u64, AbortHandle>>> = Arc::default();
+    loop {
+        match inbox.recv().await {
+            Some(Command::Call(token, order)) => {
+                let (shared, under_way) = (Arc::clone(&shared), Arc::clone(&calls));
+                let call = tokio::spawn(async move {
+                    let result = answer(*order).await;
+                    lock(&under_way).remove(&token);
+                    shared.push(Answer { token, result });
+                });
+                // It has not run yet, since there is only this thread.
+                lock(&calls).insert(token, call.abort_handle());
+            }
+            Some(Command::Cancel(token)) => {
+                if let Some(call) = lock(&calls).remove(&token) {
+                    call.abort();
+                }
+            }
+            Some(Command::Stop) | None => return,
+        }
+    }
+}

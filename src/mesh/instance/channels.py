@@ -1,0 +1,190 @@
+"""Channels whose unary calls go through the data plane's HTTP/2 client, for a small part of what gRPC's own costs.
+
+The registry, the model server and peers are called through them as through any channel of gRPC: generated stubs
+take them, failures are its `grpc.aio.AioRpcError`, deadlines and cancellation work as they do there. What streams,
+and the state of the connection, is left to a channel of gRPC that is made when it is first needed.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import grpc
+from grpc import aio
+
+from mesh.dataplane import Caller, Server
+from mesh.instance.errors import status_from_number
+
+Options = Sequence[tuple[str, Any]]
+"""Of a channel; here ``grpc.default_authority`` and pings without calls are heeded."""
+
+
+class Channels:
+    """Opens channels, and hands their answers over. Use as an async context manager around all that use them."""
+
+    def __init__(self) -> None:
+        self._caller = Caller()
+        self._waiting: dict[int, asyncio.Future[bytes]] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._caller.event_fd, self._take)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._loop is not None:
+            self._loop.remove_reader(self._caller.event_fd)
+        self._caller.close()
+        for answer in self._waiting.values():
+            answer.cancel()
+        self._waiting.clear()
+
+    def open(self, address: str, options: Options = ()) -> aio.Channel:
+        """Opens a plain-text channel; it connects when it is first used.
+
+        Raises:
+            ValueError: the address is none of ``host:port``, ``[ipv6]:port`` and ``unix:/path``.
+        """
+        known = dict(options)
+        pings = known.get("grpc.keepalive_permit_without_calls", 0)
+        server = self._caller.server(
+            address,
+            authority=known.get("grpc.default_authority", ""),
+            ping_interval_ms=known.get("grpc.keepalive_time_ms", 0) if pings else 0,
+        )
+        return _Channel(self, server, address, options)
+
+    def expect(self, token: int) -> asyncio.Future[bytes]:
+        """A future of the reply to a call that was begun, or of the `grpc.aio.AioRpcError` that it ended with."""
+        answer = self._waiting[token] = asyncio.get_running_loop().create_future()
+        return answer
+
+    def give_up(self, token: int) -> None:
+        """Ends a call that nobody waits for any more."""
+        if self._waiting.pop(token, None) is not None:
+            self._caller.cancel(token)
+
+    def _take(self) -> None:
+        for token, code, reply in self._caller.take():
+            answer = self._waiting.pop(token, None)
+            if answer is None or answer.done():
+                # Nobody waits for it any more.
+                continue
+            if isinstance(reply, bytes):
+                answer.set_result(reply)
+            else:
+                answer.set_exception(
+                    aio.AioRpcError(status_from_number(code), aio.Metadata(), aio.Metadata(), details=reply)
+                )
+
+
+class _Channel(aio.Channel):
+    """One server. Closing cancels the calls under way, as closing a channel of gRPC does."""
+
+    def __init__(self, channels: Channels, server: Server, address: str, options: Options) -> None:
+        self._channels = channels
+        self._server = server
+        self._address = address
+        self._options = options
+        self._answers: set[asyncio.Future[bytes]] = set()
+        self._plain: aio.Channel | None = None
+        self._closed = False
+
+    async def call(
+        self, method: str, message: bytes, timeout_s: float | None, metadata: Sequence[tuple[str, str]]
+    ) -> bytes:
+        """Makes a call.
+
+        Raises:
+            grpc.aio.AioRpcError: any status but OK.
+            grpc.aio.UsageError: the channel is closed.
+        """
+        if self._closed:
+            raise aio.UsageError(f"the channel to {self._address} is closed")
+        token = self._server.call(method, message, timeout_s, metadata)
+        answer = self._channels.expect(token)
+        self._answers.add(answer)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self._channels.give_up(token)
+            raise
+        finally:
+            self._answers.discard(answer)
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Callable[[Any], bytes] | None = None,
+        response_deserializer: Callable[[bytes], Any] | None = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        return _UnaryUnary(self, method, request_serializer, response_deserializer)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    async def close(self, grace: float | None = None) -> None:
+        self._closed = True
+        for answer in tuple(self._answers):
+            answer.cancel()
+        self._server.close()
+        if self._plain is not None:
+            await self._plain.close(grace)
+
+    # What gRPC's own channel is for
+
+    @property
+    def _grpc(self) -> aio.Channel:
+        if self._plain is None:
+            self._plain = aio.insecure_channel(self._address, options=self._options)
+        return self._plain
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        return self._grpc.get_state(try_to_connect)
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        await self._grpc.wait_for_state_change(last_observed_state)
+
+    async def channel_ready(self) -> None:
+        await self._grpc.channel_ready()
+
+    def unary_stream(self, *arguments: Any, **options: Any) -> Any:
+        return self._grpc.unary_stream(*arguments, **options)
+
+    def stream_unary(self, *arguments: Any, **options: Any) -> Any:
+        return self._grpc.stream_unary(*arguments, **options)
+
+    def stream_stream(self, *arguments: Any, **options: Any) -> Any:
+        return self._grpc.stream_stream(*arguments, **options)
+
+
+class _UnaryUnary(aio.UnaryUnaryMultiCallable[Any, Any]):
+    """One method of one server."""
+
+    def __init__(
+        self,
+        channel: _Channel,
+        method: str,
+        serialize: Callable[[Any], bytes] | None,
+        parse: Callable[[bytes], Any] | None,
+    ) -> None:
+        self._channel = channel
+        self._method = method
+        self._serialize = serialize
+        self._parse = parse
+
+    async def __call__(  # type: ignore[override]  # gRPC's gives a call object, which nobody here but awaits
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Sequence[tuple[str, str]] | None = None,
+    ) -> Any:
+        message = request if self._serialize is None else self._serialize(request)
+        reply = await self._channel.call(self._method, message, timeout, metadata or ())
+        return reply if self._parse is None else self._parse(reply)
