@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
 use http::HeaderMap;
 
+use crate::answer::joined;
 use crate::compression::{decompress, too_large};
 use crate::fieldpath::{Located, locate};
 use crate::frames::{FrameScanner, PREFIX, TooLarge, message_length};
@@ -17,6 +18,13 @@ use crate::inject::malformed;
 pub struct Budget {
     pub used: AtomicUsize,
     pub most: usize,
+}
+
+impl Budget {
+    /// For what is counted elsewhere.
+    pub fn unlimited() -> Budget {
+        Budget { used: AtomicUsize::new(0), most: usize::MAX }
+    }
 }
 
 /// The next part of a request.
@@ -34,7 +42,8 @@ pub enum BodyError {
 }
 
 pub struct RequestBody<'a> {
-    recv: RecvStream,
+    /// None where the whole request was there from the start.
+    recv: Option<RecvStream>,
     budget: &'a Budget,
     max_message_bytes: usize,
     scanner: FrameScanner,
@@ -53,7 +62,7 @@ impl<'a> RequestBody<'a> {
     pub fn new(recv: RecvStream, budget: &'a Budget, max_message_bytes: usize) -> RequestBody<'a> {
         let ended = recv.is_end_stream();
         RequestBody {
-            recv,
+            recv: Some(recv),
             budget,
             max_message_bytes,
             scanner: FrameScanner::default(),
@@ -63,6 +72,25 @@ impl<'a> RequestBody<'a> {
             keeping: true,
             lost: false,
             ended,
+            trailers: None,
+        }
+    }
+
+    /// A request that was read already.
+    pub fn whole(bytes: Bytes, budget: &'a Budget) -> RequestBody<'a> {
+        let kept = bytes.len();
+        budget.used.fetch_add(kept, Ordering::Relaxed);
+        RequestBody {
+            recv: None,
+            budget,
+            max_message_bytes: kept,
+            scanner: FrameScanner::default(),
+            chunks: vec![bytes],
+            at: 0,
+            kept,
+            keeping: true,
+            lost: false,
+            ended: true,
             trailers: None,
         }
     }
@@ -137,11 +165,12 @@ impl<'a> RequestBody<'a> {
 
     /// Reads from the client; None at the end.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, BodyError>> {
-        let bytes = match self.recv.poll_data(cx) {
+        let Some(recv) = &mut self.recv else { return Poll::Ready(Ok(None)) };
+        let bytes = match recv.poll_data(cx) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(BodyError::Gone)),
             Poll::Ready(Some(Ok(bytes))) => bytes,
-            Poll::Ready(None) => match self.recv.poll_trailers(cx) {
+            Poll::Ready(None) => match recv.poll_trailers(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(BodyError::Gone)),
                 Poll::Ready(Ok(trailers)) => {
@@ -155,8 +184,8 @@ impl<'a> RequestBody<'a> {
             return Poll::Ready(Err(BodyError::Refused(too_large(size, self.max_message_bytes, "received "))));
         }
         // It fails only on a stream that is gone, which the next read tells.
-        let _ = self.recv.flow_control().release_capacity(bytes.len());
-        self.ended = self.recv.is_end_stream();
+        let _ = recv.flow_control().release_capacity(bytes.len());
+        self.ended = recv.is_end_stream();
         Poll::Ready(Ok(Some(bytes)))
     }
 
@@ -184,18 +213,39 @@ impl<'a> RequestBody<'a> {
         }
     }
 
-    /// Reads to the end and gives the one message of a unary call.
-    pub fn poll_message(&mut self, cx: &mut Context<'_>, encoding: &str) -> Poll<Result<Bytes, BodyError>> {
+    /// Reads to the end and gives the one message of a unary call, as it came: with its prefix.
+    pub fn poll_whole(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, BodyError>> {
         while !self.ended {
             match self.poll_read(cx)? {
                 Poll::Pending => return Poll::Pending,
+                // Whoever sends more than one message could go on without end.
+                Poll::Ready(Some(_)) if self.kept > PREFIX + self.max_message_bytes => break,
                 Poll::Ready(Some(bytes)) => self.keep(bytes),
                 Poll::Ready(None) => {}
             }
         }
-        let mut whole = BytesMut::with_capacity(self.kept);
-        self.chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
-        Poll::Ready(only_message(whole.freeze(), encoding, self.max_message_bytes).map_err(BodyError::Refused))
+        let whole = joined(self.chunks.drain(..).collect());
+        self.chunks.push(whole.clone());
+        let prefix = whole.first_chunk::<PREFIX>().filter(|_| self.ended);
+        Poll::Ready(match prefix {
+            Some(prefix) if whole.len() == PREFIX + message_length(prefix) => Ok(whole),
+            _ => {
+                let message = "a unary call needs exactly one whole message";
+                Err(BodyError::Refused(Status::new(Code::INVALID_ARGUMENT, message)))
+            }
+        })
+    }
+
+    /// Reads to the end and gives the one message of a unary call.
+    pub fn poll_message(&mut self, cx: &mut Context<'_>, encoding: &str) -> Poll<Result<Bytes, BodyError>> {
+        let mut whole = std::task::ready!(self.poll_whole(cx))?;
+        let message = whole.split_off(PREFIX);
+        Poll::Ready(if whole[0] & 1 == 0 {
+            Ok(message)
+        } else {
+            let plain = decompress(encoding, &message, self.max_message_bytes);
+            plain.map(Bytes::from).map_err(BodyError::Refused)
+        })
     }
 
     /// Puts a chunk behind the first, once that has doubled, so that all is looked at in one piece without being
@@ -231,15 +281,6 @@ impl<'a> RequestBody<'a> {
         }
         found(path, available, length)
     }
-}
-
-fn only_message(mut bytes: Bytes, encoding: &str, limit: usize) -> Result<Bytes, Status> {
-    let whole = bytes.first_chunk::<PREFIX>().copied().filter(|prefix| bytes.len() == PREFIX + message_length(prefix));
-    let Some(prefix) = whole else {
-        return Err(Status::new(Code::INVALID_ARGUMENT, "a unary call needs exactly one whole message"));
-    };
-    let message = bytes.split_off(PREFIX);
-    if prefix[0] & 1 == 0 { Ok(message) } else { decompress(encoding, &message, limit).map(Bytes::from) }
 }
 
 fn found(path: &[u32], bytes: &[u8], total: usize) -> Result<Option<Option<String>>, Status> {

@@ -11,6 +11,7 @@ use h2::server::SendResponse;
 use http::{HeaderMap, Response};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::answer::Answer;
 use crate::grpc::{Code, Status};
 
 /// A client resets the stream at its deadline, which is a little earlier than here: this clock began to run when the
@@ -28,6 +29,10 @@ pub enum Ended {
 enum Responding {
     Waiting(SendResponse<Bytes>),
     Streaming(SendStream<Bytes>),
+    /// There is nobody to send it to.
+    Kept {
+        has_head: bool,
+    },
     Done,
 }
 
@@ -35,12 +40,25 @@ pub struct Client {
     responding: Responding,
     pub deadline: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// What was answered, where that is wanted.
+    answer: Option<Box<Answer>>,
 }
 
 impl Client {
     pub fn new(respond: SendResponse<Bytes>, deadline: Option<Instant>) -> Client {
         let timer = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
-        Client { responding: Responding::Waiting(respond), deadline, timer }
+        Client { responding: Responding::Waiting(respond), deadline, timer, answer: None }
+    }
+
+    /// Stands in for a client: keeps an answer of at most so many bytes. Whoever waits for it ends it.
+    pub fn keeping(deadline: Option<Instant>, most_bytes: usize) -> Client {
+        let answer = Some(Box::new(Answer::new(most_bytes)));
+        Client { responding: Responding::Kept { has_head: false }, deadline, timer: None, answer }
+    }
+
+    /// What was answered, if it was kept.
+    pub fn into_answer(self) -> Option<Box<Answer>> {
+        self.answer
     }
 
     /// Ready once the deadline has passed or the client has gone.
@@ -48,7 +66,7 @@ impl Client {
         let reset = match &mut self.responding {
             Responding::Waiting(respond) => respond.poll_reset(cx).is_ready(),
             Responding::Streaming(send) => send.poll_reset(cx).is_ready(),
-            Responding::Done => false,
+            Responding::Kept { .. } | Responding::Done => false,
         };
         if reset {
             return Poll::Ready(Ended::Gone);
@@ -73,30 +91,48 @@ impl Client {
 
     /// Sends the answer's head. Errors mean that the client is gone, which the next poll tells.
     pub fn head(&mut self, head: Response<()>, end: bool) {
-        if let Responding::Waiting(respond) = &mut self.responding {
-            self.responding = match respond.send_response(head, end) {
+        if let Some(answer) = &mut self.answer {
+            answer.put_head(&head);
+        }
+        self.responding = match std::mem::replace(&mut self.responding, Responding::Done) {
+            Responding::Waiting(mut respond) => match respond.send_response(head, end) {
                 Ok(send) if !end => Responding::Streaming(send),
                 _ => Responding::Done,
-            };
-        }
+            },
+            Responding::Kept { .. } if !end => Responding::Kept { has_head: true },
+            Responding::Kept { .. } => Responding::Done,
+            answered => answered,
+        };
     }
 
     /// Waits until the client takes some of `bytes`; ready with how much, or None when it is gone.
     pub fn poll_capacity(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Option<usize>> {
-        let Responding::Streaming(send) = &mut self.responding else { return Poll::Ready(None) };
-        poll_send_capacity(send, cx, wanted)
+        match &mut self.responding {
+            Responding::Streaming(send) => poll_send_capacity(send, cx, wanted),
+            Responding::Kept { .. } if !self.answer.as_ref().is_some_and(|answer| answer.is_too_large()) => {
+                Poll::Ready(Some(wanted))
+            }
+            _ => Poll::Ready(None),
+        }
     }
 
     /// Sends a part of the answer; false when the client is gone.
     pub fn data(&mut self, bytes: Bytes) -> bool {
+        if let Some(answer) = &mut self.answer {
+            answer.put_data(&bytes);
+        }
         match &mut self.responding {
             Responding::Streaming(send) => send.send_data(bytes, false).is_ok(),
+            Responding::Kept { .. } => true,
             _ => false,
         }
     }
 
     /// Ends an answer whose head was sent.
     pub fn trailers(&mut self, trailers: HeaderMap) {
+        if let Some(answer) = &mut self.answer {
+            answer.put_trailers(&trailers);
+        }
         if let Responding::Streaming(mut send) = std::mem::replace(&mut self.responding, Responding::Done) {
             // It fails only where the client is gone.
             let _ = send.send_trailers(trailers);
@@ -106,7 +142,7 @@ impl Client {
     /// Ends the stream with a status of our own, whatever was sent before.
     pub fn status(&mut self, status: &Status) {
         match self.responding {
-            Responding::Waiting(_) => self.head(status.trailers_only(), true),
+            Responding::Waiting(_) | Responding::Kept { has_head: false } => self.head(status.trailers_only(), true),
             _ => self.trailers(status.trailers()),
         }
     }

@@ -181,7 +181,7 @@ impl DataPlane {
     #[new]
     #[pyo3(signature = (
         *, shards=1, max_message_bytes=16 << 20, max_metadata_bytes=8 << 10, max_retained_bytes=256 << 20, max_hops=3,
-        connect_timeout_ms=2_000, keepalive_interval_ms=10_000, max_connection_age_ms=0,
+        multi_parallelism=4, connect_timeout_ms=2_000, keepalive_interval_ms=10_000, max_connection_age_ms=0,
         max_connection_age_grace_ms=0, per_model_metrics=false, max_model_series=10_000,
         model_series_idle_ms=3_600_000,
     ))]
@@ -192,6 +192,7 @@ impl DataPlane {
         max_metadata_bytes: i64,
         max_retained_bytes: i64,
         max_hops: i64,
+        multi_parallelism: i64,
         connect_timeout_ms: i64,
         keepalive_interval_ms: i64,
         max_connection_age_ms: i64,
@@ -210,6 +211,7 @@ impl DataPlane {
             max_metadata_bytes: size("max_metadata_bytes", max_metadata_bytes)?,
             max_retained_bytes: usize::try_from(not_negative("max_retained_bytes", max_retained_bytes)?)?,
             max_hops: u32::try_from(positive("max_hops", max_hops)?)?,
+            multi_parallelism: size("multi_parallelism", multi_parallelism)?,
             connect_timeout: Duration::from_millis(positive("connect_timeout_ms", connect_timeout_ms)?),
             keepalive_interval: Duration::from_millis(positive("keepalive_interval_ms", keepalive_interval_ms)?),
             max_connection_age: Duration::from_millis(not_negative("max_connection_age_ms", max_connection_age_ms)?),

@@ -25,6 +25,7 @@ impl Code {
     pub const UNKNOWN: Code = Code(2);
     pub const INVALID_ARGUMENT: Code = Code(3);
     pub const DEADLINE_EXCEEDED: Code = Code(4);
+    pub const NOT_FOUND: Code = Code(5);
     pub const PERMISSION_DENIED: Code = Code(7);
     pub const RESOURCE_EXHAUSTED: Code = Code(8);
     pub const UNIMPLEMENTED: Code = Code(12);

@@ -108,11 +108,17 @@ pub struct Journey<'a> {
     replays: u32,
     /// The answer of a copy without room, for the client if no other copy has any.
     overloaded: Option<Box<Held>>,
+    missing: bool,
 }
 
 impl<'a> Journey<'a> {
     pub fn new(call: &'a Call, target: Target) -> Journey<'a> {
-        Journey { call, target, tried: Vec::new(), attempts: 0, asks: 0, replays: 0, overloaded: None }
+        Journey { call, target, tried: Vec::new(), attempts: 0, asks: 0, replays: 0, overloaded: None, missing: false }
+    }
+
+    /// The request has ended because Python knows no such model.
+    pub fn is_missing(&self) -> bool {
+        self.missing
     }
 
     /// The histograms that this request counts in.
@@ -360,6 +366,7 @@ impl<'a> Journey<'a> {
                 if !self.call.from_peer {
                     status.control = None;
                 }
+                self.missing = status.code == Code::NOT_FOUND;
                 return refuse(&status, client);
             }
             Answer::Held => {

@@ -4,6 +4,7 @@
 //! data plane ever takes the GIL.
 
 mod address;
+mod answer;
 mod body;
 mod caller;
 mod caller_face;
@@ -15,6 +16,7 @@ mod connection;
 mod endpoint;
 mod exchange;
 mod face;
+mod fanout;
 mod fieldpath;
 mod frames;
 mod grpc;

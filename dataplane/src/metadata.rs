@@ -14,6 +14,7 @@ pub const VMODEL_ID: HeaderName = HeaderName::from_static("mm-vmodel-id");
 pub const VMODEL_ID_BIN: HeaderName = HeaderName::from_static("mm-vmodel-id-bin");
 pub const LEGACY_MODEL_ID: HeaderName = HeaderName::from_static("tas-model-id");
 pub const BALANCED: HeaderName = HeaderName::from_static("mm-balanced");
+pub const REQUIRED: HeaderName = HeaderName::from_static("mm-required");
 pub const HOP: HeaderName = HeaderName::from_static("mm-hop");
 pub const FROM_PEER: HeaderName = HeaderName::from_static("mm-from-peer");
 /// A peer's answer: it has no copy of the model, and processed nothing.
@@ -38,18 +39,26 @@ pub struct Subject {
     pub is_vmodel: bool,
 }
 
-/// Reads the id headers: plain before binary, and the legacy one only without any of them.
+/// The ids in one header. A header that is repeated is a request for several models.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ids {
+    One(Box<str>),
+    Several(Vec<Box<str>>),
+}
+
+/// Reads the id headers: plain before binary, and the legacy one only without any of them. True where the ids are those
+/// of vmodels.
 ///
 /// The messages are those of KServe ModelMesh.
-pub fn subject_of(headers: &HeaderMap) -> Result<Subject, Status> {
-    let model = id_of(headers, &MODEL_ID, &MODEL_ID_BIN, "model-id")?;
-    let vmodel = id_of(headers, &VMODEL_ID, &VMODEL_ID_BIN, "vmodel-id")?;
-    match (model, vmodel) {
+pub fn ids_of(headers: &HeaderMap) -> Result<(Ids, bool), Status> {
+    let models = either_ids(headers, &MODEL_ID, &MODEL_ID_BIN, "model-id")?;
+    let vmodels = either_ids(headers, &VMODEL_ID, &VMODEL_ID_BIN, "vmodel-id")?;
+    match (models, vmodels) {
         (Some(_), Some(_)) => Err(invalid("must include only one of model id and vmodel id")),
-        (Some(id), None) => Ok(Subject { id, is_vmodel: false }),
-        (None, Some(id)) => Ok(Subject { id, is_vmodel: true }),
-        (None, None) => match plain_id(headers, &LEGACY_MODEL_ID, "model-id")? {
-            Some(id) => Ok(Subject { id, is_vmodel: false }),
+        (Some(ids), None) => Ok((ids, false)),
+        (None, Some(ids)) => Ok((ids, true)),
+        (None, None) => match plain_ids(headers, &LEGACY_MODEL_ID, "model-id")? {
+            Some(ids) => Ok((ids, false)),
             None => Err(invalid("must include mm-model-id header")),
         },
     }
@@ -57,43 +66,59 @@ pub fn subject_of(headers: &HeaderMap) -> Result<Subject, Status> {
 
 /// The ids a peer has resolved: of the model, and of the vmodel it came by.
 pub fn resolved_of(headers: &HeaderMap) -> Result<(Box<str>, Option<Box<str>>), Status> {
-    let model = binary_id(headers, &MODEL_ID_BIN, "model-id")?;
-    let vmodel = binary_id(headers, &VMODEL_ID_BIN, "vmodel-id")?;
+    let one = |ids: Option<Ids>| match ids {
+        Some(Ids::Several(_)) => Err(invalid("a request that an instance forwards names one model")),
+        Some(Ids::One(id)) => Ok(Some(id)),
+        None => Ok(None),
+    };
+    let model = one(binary_ids(headers, &MODEL_ID_BIN, "model-id")?)?;
+    let vmodel = one(binary_ids(headers, &VMODEL_ID_BIN, "vmodel-id")?)?;
     Ok((model.ok_or_else(|| invalid("must include mm-model-id-bin header"))?, vmodel))
 }
 
-fn id_of(headers: &HeaderMap, plain: &HeaderName, binary: &HeaderName, what: &str) -> Result<Option<Box<str>>, Status> {
-    match plain_id(headers, plain, what)? {
-        None => binary_id(headers, binary, what),
+fn either_ids(headers: &HeaderMap, plain: &HeaderName, binary: &HeaderName, what: &str) -> Result<Option<Ids>, Status> {
+    match plain_ids(headers, plain, what)? {
+        None => binary_ids(headers, binary, what),
         found => Ok(found),
     }
 }
 
-fn plain_id(headers: &HeaderMap, name: &HeaderName, what: &str) -> Result<Option<Box<str>>, Status> {
-    let Some(value) = only_value(headers, name)? else { return Ok(None) };
-    let text = value.to_str().map_err(|_| {
-        invalid(format!("provided {what} header must be visible ASCII; use {name}-bin for other characters"))
-    })?;
-    non_empty(text, what).map(Some)
+fn plain_ids(headers: &HeaderMap, name: &HeaderName, what: &str) -> Result<Option<Ids>, Status> {
+    let id = |value: &HeaderValue| {
+        let text = value.to_str().map_err(|_| {
+            invalid(format!("provided {what} header must be visible ASCII; use {name}-bin for other characters"))
+        })?;
+        non_empty(text, what)
+    };
+    collect(headers.get_all(name).iter().map(id))
 }
 
-fn binary_id(headers: &HeaderMap, name: &HeaderName, what: &str) -> Result<Option<Box<str>>, Status> {
-    let Some(value) = only_value(headers, name)? else { return Ok(None) };
+fn binary_ids(headers: &HeaderMap, name: &HeaderName, what: &str) -> Result<Option<Ids>, Status> {
+    let id = |value: &[u8]| {
+        let bytes = BASE64
+            .decode(value.trim_ascii())
+            .map_err(|error| invalid(format!("provided {what} header is not base64: {error}")))?;
+        let text = String::from_utf8(bytes).map_err(|_| invalid(format!("provided {what} header must be UTF-8")))?;
+        non_empty(&text, what)
+    };
     // gRPC may join the values of one name by commas, which base64 never contains.
-    if value.as_bytes().contains(&b',') {
-        return Err(several_models());
-    }
-    let bytes = BASE64
-        .decode(value.as_bytes())
-        .map_err(|error| invalid(format!("provided {what} header is not base64: {error}")))?;
-    let text = String::from_utf8(bytes).map_err(|_| invalid(format!("provided {what} header must be UTF-8")))?;
-    non_empty(&text, what).map(Some)
+    let values = headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
+    collect(values.map(id))
 }
 
-fn only_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Status> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next();
-    if values.next().is_some() { Err(several_models()) } else { Ok(first) }
+fn collect(mut ids: impl Iterator<Item = Result<Box<str>, Status>>) -> Result<Option<Ids>, Status> {
+    let Some(first) = ids.next().transpose()? else { return Ok(None) };
+    let Some(second) = ids.next().transpose()? else { return Ok(Some(Ids::One(first))) };
+    let mut all = vec![first, second];
+    for id in ids {
+        all.push(id?);
+    }
+    Ok(Some(Ids::Several(all)))
+}
+
+/// `mm-required: all`: a request for several models fails where one of them is not there.
+pub fn are_all_required(headers: &HeaderMap) -> bool {
+    headers.get(REQUIRED).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"all"))
 }
 
 /// The id, or the refusal of an empty one.
@@ -103,10 +128,6 @@ pub fn non_empty(id: &str, what: &str) -> Result<Box<str>, Status> {
 
 fn invalid(message: impl Into<String>) -> Status {
     Status::new(Code::INVALID_ARGUMENT, message)
-}
-
-fn several_models() -> Status {
-    Status::new(Code::UNIMPLEMENTED, "requests for several models at once are not supported yet; send one model id")
 }
 
 /// `mm-balanced: true`.
@@ -178,7 +199,8 @@ fn without_ours(headers: &HeaderMap, and_ids: bool) -> HeaderMap {
                     || name == MODEL_ID_BIN
                     || name == VMODEL_ID
                     || name == VMODEL_ID_BIN
-                    || name == LEGACY_MODEL_ID));
+                    || name == LEGACY_MODEL_ID
+                    || name == REQUIRED));
         if !ours {
             out.append(name, value.clone());
         }
@@ -219,8 +241,9 @@ mod tests {
 
     #[test]
     fn ids_in_all_their_headers() {
-        let id = |pairs: &[(&str, &str)]| {
-            subject_of(&headers(pairs)).map(|subject| (subject.id.to_string(), subject.is_vmodel))
+        let id = |pairs: &[(&str, &str)]| match ids_of(&headers(pairs)) {
+            Ok((Ids::One(id), is_vmodel)) => Ok((id.to_string(), is_vmodel)),
+            other => Err(other),
         };
         assert_eq!(id(&[("mm-model-id", "a")]), Ok(("a".into(), false)));
         assert_eq!(id(&[("mm-vmodel-id", "a")]), Ok(("a".into(), true)));
@@ -232,8 +255,20 @@ mod tests {
     }
 
     #[test]
+    fn repeated_headers_are_several_ids_in_their_order() {
+        let ids = |pairs: &[(&str, &str)]| ids_of(&headers(pairs)).unwrap();
+        let several = |texts: &[&str]| Ids::Several(texts.iter().map(|&text| text.into()).collect());
+        assert_eq!(ids(&[("mm-model-id", "b"), ("mm-model-id", "a")]), (several(&["b", "a"]), false));
+        assert_eq!(ids(&[("mm-vmodel-id", "a"), ("mm-vmodel-id", "a")]), (several(&["a", "a"]), true));
+        assert_eq!(
+            ids(&[("mm-model-id-bin", "w6k, YQ=="), ("mm-model-id-bin", "Yg")]),
+            (several(&["é", "a", "b"]), false)
+        );
+    }
+
+    #[test]
     fn bad_ids_are_refused_in_the_known_words() {
-        let message = |pairs: &[(&str, &str)]| subject_of(&headers(pairs)).unwrap_err();
+        let message = |pairs: &[(&str, &str)]| ids_of(&headers(pairs)).unwrap_err();
         assert_eq!(message(&[]).message, "must include mm-model-id header");
         assert_eq!(
             message(&[("mm-model-id", "a"), ("mm-vmodel-id-bin", "w6k")]).message,
@@ -241,8 +276,10 @@ mod tests {
         );
         assert_eq!(message(&[("mm-model-id", "")]).message, "provided model-id header must be non-empty");
         assert_eq!(message(&[("mm-vmodel-id-bin", "")]).message, "provided vmodel-id header must be non-empty");
-        assert_eq!(message(&[("mm-model-id", "a"), ("mm-model-id", "b")]).code, Code::UNIMPLEMENTED);
-        assert_eq!(message(&[("mm-model-id-bin", "w6k,w6k")]).code, Code::UNIMPLEMENTED);
+        assert_eq!(
+            message(&[("mm-model-id", "a"), ("mm-model-id", "")]).message,
+            "provided model-id header must be non-empty"
+        );
         assert_eq!(message(&[("mm-model-id-bin", "/w")]).code, Code::INVALID_ARGUMENT);
     }
 
@@ -250,7 +287,7 @@ mod tests {
     fn the_runtime_gets_no_plain_header_for_an_id_that_is_not_ascii() {
         let out = for_runtime(&HeaderMap::new(), "modèle");
         assert_eq!(out.get(MODEL_ID), None);
-        assert_eq!(subject_of(&out).unwrap().id.as_ref(), "modèle");
+        assert_eq!(ids_of(&out).unwrap(), (Ids::One("modèle".into()), false));
     }
 
     proptest! {

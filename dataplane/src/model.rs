@@ -461,6 +461,7 @@ mod tests {
             max_metadata_bytes: 1,
             max_retained_bytes: 1,
             max_hops: 1,
+            multi_parallelism: 1,
             connect_timeout: Duration::from_secs(1),
             keepalive_interval: Duration::from_secs(1),
             max_connection_age: Duration::ZERO,

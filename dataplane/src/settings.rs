@@ -10,6 +10,8 @@ pub struct Settings {
     pub max_metadata_bytes: usize,
     pub max_retained_bytes: usize,
     pub max_hops: u32,
+    /// Models of one request that are asked at the same time.
+    pub multi_parallelism: usize,
     pub connect_timeout: Duration,
     pub keepalive_interval: Duration,
     /// Zero: connections live as long as both sides want.

@@ -18,11 +18,12 @@ use crate::client::{Client, Ended};
 use crate::clock::epoch_ms;
 use crate::endpoint::{Endpoint, EndpointKind, Unreachable};
 use crate::exchange::{Outcome, Rules, exchange};
+use crate::fanout::{Several, fan_out};
 use crate::frames::framed;
 use crate::grpc::{Code, GRPC_ENCODING, GRPC_TIMEOUT, Status};
-use crate::journey::{Journey, MAX_REPLAYS, Target};
-use crate::metadata::{self, FROM_PEER, Subject};
-use crate::metrics::Metric;
+use crate::journey::{Ending, Journey, MAX_REPLAYS, Target};
+use crate::metadata::{self, FROM_PEER, Ids, Subject};
+use crate::metrics::{Metric, Series};
 use crate::plane::{Plane, ShardState};
 use crate::policy::{Destination, Policy};
 use crate::timeout;
@@ -251,8 +252,9 @@ impl Call {
     }
 
     async fn infer(&self, body: &mut RequestBody<'_>, client: &mut Client) {
-        let target = match self.target(body, client).await {
-            Ok(target) => target,
+        let target = match self.errand(body, client).await {
+            Ok(Errand::One(target)) => target,
+            Ok(Errand::Several(several)) => return Box::pin(self.infer_several(several, body, client)).await,
             Err(BodyError::Refused(status)) => return client.status(&status),
             Err(BodyError::Gone) => {
                 client.end(Ended::Gone);
@@ -261,10 +263,18 @@ impl Call {
         };
         let mut journey = Journey::new(self, target);
         let ending = journey.run(body, client).await;
-        if self.peers {
-            return;
+        if !self.peers {
+            self.observe(&ending, &journey.series(ending.code, epoch_ms()), body);
         }
-        let series = journey.series(ending.code, epoch_ms());
+    }
+
+    async fn infer_several(&self, several: Several, body: &mut RequestBody<'_>, client: &mut Client) {
+        let ending = fan_out(self, several, body, client).await;
+        let series = self.state().metrics.series(self.method(), ending.code, "", "", epoch_ms());
+        self.observe(&ending, &series, body);
+    }
+
+    fn observe(&self, ending: &Ending, series: &Series, body: &RequestBody<'_>) {
         series.observe(Metric::ApiRequest, self.arrived.elapsed().as_secs_f64() * 1000.0);
         series.observe(Metric::RequestSize, body.message_bytes() as f64);
         if let Some(bytes) = ending.response_bytes {
@@ -272,8 +282,8 @@ impl Call {
         }
     }
 
-    /// Finds out which model the request is for, or why it is refused.
-    async fn target(&self, body: &mut RequestBody<'_>, client: &mut Client) -> Result<Target, BodyError> {
+    /// Finds out which models the request is for, or why it is refused.
+    async fn errand(&self, body: &mut RequestBody<'_>, client: &mut Client) -> Result<Errand, BodyError> {
         let balanced = metadata::is_balanced(&self.headers);
         if self.hops > self.plane.settings.max_hops {
             let message = format!("the request was forwarded more than {} times", self.plane.settings.max_hops);
@@ -281,7 +291,7 @@ impl Call {
         }
         if self.from_peer {
             let (model, via) = metadata::resolved_of(&self.headers).map_err(BodyError::Refused)?;
-            return Ok(Target::resolved(model, via, balanced));
+            return Ok(Errand::One(Target::resolved(model, via, balanced)));
         }
         if !self.policy.allows(self.method()) {
             return Err(BodyError::Refused(self.not_permitted()));
@@ -296,10 +306,23 @@ impl Call {
             if let Some(id) = found {
                 let what = if rpc.is_vmodel { "vmodel-id" } else { "model-id" };
                 let id = metadata::non_empty(&id, what).map_err(BodyError::Refused)?;
-                return Ok(Target::new(Subject { id, is_vmodel: rpc.is_vmodel }, balanced));
+                return Ok(Errand::One(Target::new(Subject { id, is_vmodel: rpc.is_vmodel }, balanced)));
             }
         }
-        let subject = metadata::subject_of(&self.headers).map_err(BodyError::Refused)?;
-        Ok(Target::new(subject, balanced))
+        let (ids, is_vmodel) = metadata::ids_of(&self.headers).map_err(BodyError::Refused)?;
+        let target = |id| Target::new(Subject { id, is_vmodel }, balanced);
+        Ok(match ids {
+            Ids::One(id) => Errand::One(target(id)),
+            Ids::Several(ids) => Errand::Several(Several {
+                targets: ids.into_iter().map(target).collect(),
+                all_required: metadata::are_all_required(&self.headers),
+            }),
+        })
     }
+}
+
+/// What a request is for.
+enum Errand {
+    One(Target),
+    Several(Several),
 }

@@ -29,6 +29,8 @@ class Runtime(grpc.GenericRpcHandler):
         self.most_running = 0
         self.cancelled = 0
         self.release = asyncio.Event()
+        #: What `model` answers for each model; None is to wait for ``release``.
+        self.models: dict[str, bytes | grpc.StatusCode | None] = {}
 
     async def __aenter__(self) -> Self:
         await self.server.start()
@@ -46,6 +48,7 @@ class Runtime(grpc.GenericRpcHandler):
             "Unary": lambda: grpc.unary_unary_rpc_method_handler(self.unary),
             "Fail": lambda: grpc.unary_unary_rpc_method_handler(self.fail),
             "Wait": lambda: grpc.unary_unary_rpc_method_handler(self.wait),
+            "Model": lambda: grpc.unary_unary_rpc_method_handler(self.model),
             "Grow": lambda: grpc.unary_unary_rpc_method_handler(self.grow),
             "Collect": lambda: grpc.stream_unary_rpc_method_handler(self.collect),
             "Spread": lambda: grpc.unary_stream_rpc_method_handler(self.spread),
@@ -91,6 +94,18 @@ class Runtime(grpc.GenericRpcHandler):
         finally:
             self.running -= 1
         return request
+
+    async def model(self, request: bytes, context: Context) -> bytes:
+        """Answers as ``models`` says, by default with the request and the model's id."""
+        model_id = self._see(context)["mm-model-id-bin"]
+        assert isinstance(model_id, bytes)
+        answer = self.models.get(model_id.decode(), request + model_id)
+        if answer is None:
+            return await self.wait(request, context)
+        if isinstance(answer, grpc.StatusCode):
+            trailers = (("last", "2"), ("grpc-status-details-bin", DETAILS))
+            await context.abort(answer, f"no {model_id.decode()} today", trailers)
+        return answer
 
     async def grow(self, request: bytes, context: Context) -> bytes:
         """Gives as many bytes as the request says."""

@@ -26,9 +26,9 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
         ),
         ((("mm-model-id-bin", b"\xff"),), INVALID, "provided model-id header must be UTF-8"),
         (
-            (("mm-model-id", "a"), ("mm-model-id", "b")),
-            grpc.StatusCode.UNIMPLEMENTED,
-            "requests for several models at once are not supported yet; send one model id",
+            (("mm-model-id", "m"), ("mm-model-id", "")),
+            INVALID,
+            "provided model-id header must be non-empty",
         ),
     ],
 )

@@ -39,6 +39,12 @@ class Client:
     async def infer_vmodel(self, vmodel_id: str, body: bytes = b"x") -> bytes:
         return bytes(await self._call(body, metadata=(("mm-vmodel-id", vmodel_id),), timeout=20))
 
+    async def infer_several(self, model_ids: Sequence[str], body: bytes = b"x", required: str = "") -> bytes:
+        pairs = [("mm-model-id", model_id) for model_id in model_ids]
+        if required:
+            pairs.append(("mm-required", required))
+        return bytes(await self._call(body, metadata=pairs, timeout=20))
+
     def open_stream(self, model_id: str) -> Any:
         return self._stream(metadata=(("mm-model-id", model_id),))
 

@@ -138,6 +138,13 @@ class Totals:
 class DataPlane:
     """One instance's listeners, routes and connections.
 
+    A unary request whose id header is repeated is for several models: each gets the same bytes, at most
+    ``multi_parallelism`` at once, and the client their answers joined in the order of the ids, which for protobuf is
+    the merge of the messages. Each of the models is looked up, asked about and sent to as if it were the only one. A
+    model for which an ask is answered with NOT_FOUND is left out, or fails the request where ``mm-required: all`` is
+    in it; any other failure is the request's, and withdraws it from the models that have not answered. The joined
+    answer has the metadata of none of them, and is as large as one message may be.
+
     Raises ``ValueError`` naming the argument for a bad one, ``OSError`` where an address cannot be bound.
     """
 
@@ -149,6 +156,7 @@ class DataPlane:
         max_metadata_bytes: int = 8 << 10,
         max_retained_bytes: int = 256 << 20,
         max_hops: int = 3,
+        multi_parallelism: int = 4,
         connect_timeout_ms: int = 2_000,
         keepalive_interval_ms: int = 10_000,
         max_connection_age_ms: int = 0,
@@ -263,7 +271,10 @@ class DataPlane:
         """Send to this endpoint, whatever the route says."""
 
     def answer_status(self, token: int, code: int, message: str, details: bytes = b"") -> None:
-        """End with this status; ``details`` is a serialized ``google.rpc.Status`` for ``grpc-status-details-bin``."""
+        """End with this status; ``details`` is a serialized ``google.rpc.Status`` for ``grpc-status-details-bin``.
+
+        NOT_FOUND says that there is no such model, which a request for several models may go on without.
+        """
 
     def answer_not_here(self, token: int) -> None:
         """Tell the peer that sent the request that there is no copy here; its data plane asks anew, ``not_here``."""

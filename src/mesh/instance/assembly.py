@@ -83,6 +83,7 @@ def make_dataplane(settings: Settings) -> DataPlane:
         shards=settings.shards,
         max_message_bytes=settings.max_message_bytes,
         max_metadata_bytes=settings.max_metadata_bytes,
+        multi_parallelism=settings.multi_parallelism,
         max_connection_age_ms=settings.max_connection_age_s * 1_000,
         max_connection_age_grace_ms=settings.max_connection_age_grace_s * 1_000,
         per_model_metrics=settings.metrics.per_model,

@@ -141,6 +141,12 @@ class Settings:
         "max(16, 8 x limit), negative any number",
         default=0,
     )
+    multi_parallelism: int = setting(
+        "MM_MULTI_PARALLELISM",
+        integer(1, 1_000),
+        "models of one request that are asked at the same time, where it names several",
+        default=4,
+    )
     eviction: EvictionSettings = group(EvictionSettings)
     lifecycle: LifecycleSettings = group(LifecycleSettings)
     pull_models: bool = setting(
