@@ -1,0 +1,44 @@
+"""How many copies a model has: more under load, fewer without, as many as its policy says, and evenly spread."""
+
+from mesh.placement.copies.demand import Cause, Demands, DemandView, Overload, Sample
+from mesh.placement.copies.figures import INTERVAL_MS, ScalingFigures
+from mesh.placement.copies.growth import (
+    AHEAD_MS,
+    CopiesNow,
+    Growth,
+    GrowthKind,
+    Memory,
+    for_load,
+    for_minimum,
+    for_recurring_use,
+    memory_of,
+    not_as_busy,
+)
+from mesh.placement.copies.moves import Move, plan_moves
+from mesh.placement.copies.surplus import CopyHere, Surplus, SurplusKind, find_surplus
+
+__all__ = [
+    "AHEAD_MS",
+    "INTERVAL_MS",
+    "Cause",
+    "CopiesNow",
+    "CopyHere",
+    "DemandView",
+    "Demands",
+    "Growth",
+    "GrowthKind",
+    "Memory",
+    "Move",
+    "Overload",
+    "Sample",
+    "ScalingFigures",
+    "Surplus",
+    "SurplusKind",
+    "find_surplus",
+    "for_load",
+    "for_minimum",
+    "for_recurring_use",
+    "memory_of",
+    "not_as_busy",
+    "plan_moves",
+]

@@ -1,0 +1,166 @@
+"""Which models get further copies, and how many."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mesh.placement.choose import InstanceFilter
+from mesh.placement.copies.demand import Overload
+from mesh.placement.copies.figures import ScalingFigures
+from mesh.placement.policy import CopyPolicy
+from mesh.placement.view import NEVER_USED_MS, InstanceView, PlacementRequest
+
+#: A copy added for load is taken to be used so far in the future, milliseconds, so that it is not evicted before it
+#: has taken some of it; as in KServe ModelMesh.
+AHEAD_MS = 20_000
+#: More copies than this at a time are at most a third of the instances; as in KServe ModelMesh.
+_FEW = 2
+
+
+class GrowthKind(StrEnum):
+    """Why copies are added."""
+
+    RATE = "rate"
+    CONCURRENCY = "concurrency"
+    #: One copy, used now and some time ago: it is worth a second one that survives its instance.
+    RECURRING = "recurring_use"
+    #: The model's policy asks for more than there are.
+    MINIMUM = "minimum"
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """A model is to have more copies.
+
+    Attributes:
+        copies: that it is to have, those that it has included.
+        message: why, for people.
+    """
+
+    model_id: str
+    kind: GrowthKind
+    copies: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class CopiesNow:
+    """A model's copies as they count for scaling: on instances that are there and not leaving.
+
+    Attributes:
+        loaded: can serve.
+        loading: cannot yet; what they will take on is not known.
+        possible: instances that can have the model, those with a copy included.
+    """
+
+    loaded: int
+    loading: int
+    possible: int
+    policy: CopyPolicy
+
+    @property
+    def all(self) -> int:
+        """Copies there are or will be."""
+        return self.loaded + self.loading
+
+    def at_most(self, copies: int) -> int:
+        """So many copies, as far as instances and the model's policy allow."""
+        allowed = self.policy.max_copies or copies
+        return min(copies, self.possible, allowed)
+
+
+def for_load(overload: Overload, now: CopiesNow) -> Growth | None:
+    """Decides for a copy that is asked too much.
+
+    While copies are on their way nothing is decided: what is asked of each will be less with them.
+
+    Returns: None where nothing is to be or can be done.
+    """
+    if now.loading or now.loaded == 0:
+        return None
+    further = overload.further_copies
+    if further > _FEW:
+        further = max(_FEW, min(further, now.possible // 3))
+    copies = now.at_most(now.loaded + further)
+    if copies <= now.loaded:
+        return None
+    return Growth(overload.model_id, GrowthKind(overload.cause.value), copies, str(overload))
+
+
+def for_recurring_use(
+    model_id: str, now: CopiesNow, places: Iterable[InstanceView], now_ms: int, figures: ScalingFigures
+) -> Growth | None:
+    """Decides for a model whose use recurs: it gets a second copy where that costs others little.
+
+    Args:
+        places: instances that can have the model.
+        now_ms: epoch milliseconds.
+
+    Returns: None where it has two, or may not have them, or memory is short.
+    """
+    if now.all != 1 or now.at_most(2) < 2:
+        return None
+    memory = memory_of(places)
+    if memory.free_share <= 1 - figures.full_share and memory.oldest_age_ms(now_ms) <= figures.unmissed_ms:
+        return None
+    minutes = figures.second_copy_min_age_ms // 60_000, figures.second_copy_max_age_ms // 60_000
+    message = f"has one copy, and is used now as it was {minutes[0]} to {minutes[1]} minutes ago"
+    return Growth(model_id, GrowthKind.RECURRING, 2, message)
+
+
+def for_minimum(model_id: str, now: CopiesNow) -> Growth | None:
+    """Decides for a model whose policy asks for copies.
+
+    Returns: None where it has them, or no instance is left that can have one more.
+    """
+    kept = now.policy.kept_copies
+    copies = now.at_most(kept)
+    if now.all >= copies:
+        return None
+    reason = "is pinned" if kept > now.policy.min_copies else f"is to have at least {kept}"
+    return Growth(model_id, GrowthKind.MINIMUM, copies, f"has {now.all} copies and {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The memory of some instances together.
+
+    Attributes:
+        free_share: of all their capacity; 0 without any.
+        oldest_used_ms: last use of the copy that would be evicted first; `NEVER_USED_MS` without copies.
+    """
+
+    free_share: float
+    oldest_used_ms: int
+
+    def oldest_age_ms(self, now_ms: int) -> int:
+        """How long ago the least recently used copy was used, milliseconds; without copies the whole epoch."""
+        return now_ms if self.oldest_used_ms == NEVER_USED_MS else max(0, now_ms - self.oldest_used_ms)
+
+
+def memory_of(instances: Iterable[InstanceView]) -> Memory:
+    """Adds up the memory of instances; those that are leaving do not count."""
+    capacity = free = 0
+    oldest_ms = NEVER_USED_MS
+    for instance in instances:
+        if not instance.shutting_down:
+            capacity += instance.capacity_units
+            free += instance.free_units
+            oldest_ms = min(oldest_ms, instance.oldest_used_ms)
+    return Memory(free / capacity if capacity else 0.0, oldest_ms)
+
+
+def not_as_busy(own_rpm: int, figures: ScalingFigures) -> InstanceFilter:
+    """A condition for places of copies added for load: an instance about as busy as this one is no help.
+
+    Args:
+        own_rpm: requests per minute of the instance whose copy is asked too much.
+    """
+    most = max(4 * figures.rpm_threshold, own_rpm - 2 * figures.rpm_threshold)
+
+    def refuse(view: InstanceView, _: PlacementRequest) -> str:
+        if view.requests_per_minute > most:
+            return f"is busy itself, with {view.requests_per_minute} requests/min"
+        return ""
+
+    return refuse
