@@ -115,7 +115,7 @@ def assemble(
     load_times = LoadTimes(parameters.loading_timeout_ms if parameters else ROUTER_LOADING_TIMEOUT_MS)
     local = LocalCopies(max_queued=settings.max_queued)
     routes = Routes(own_id, registry, dataplane, peers, local, load_times.assume_loaded_ms, now_ms)
-    registration = Registration(registry, own_id, routes.live, now_ms)
+    registration = Registration(registry, own_id, routes.live, routes.is_leaving, now_ms)
     loader: Loader | None = None
     steady_ms = SteadyClock()
     if runtime is not None and parameters is not None:

@@ -21,6 +21,8 @@ class Reason(StrEnum):
     INVALID_ARGUMENT = "INVALID_ARGUMENT"
     #: Every instance refused to load the model.
     NO_PLACE = "NO_PLACE"
+    #: The model has as many copies as its policy allows, and they cannot serve it.
+    ENOUGH_COPIES = "ENOUGH_COPIES"
     #: The model is larger than any instance.
     TOO_LARGE = "TOO_LARGE"
     #: Making room would evict models that are in use.

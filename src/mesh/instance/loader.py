@@ -18,7 +18,7 @@ from mesh.dataplane import DataPlane
 from mesh.instance.chronicle import Chronicle
 from mesh.instance.errors import status_from_number
 from mesh.instance.outcomes import RUNTIME_DOWN, LoadOutcome
-from mesh.instance.registration import Registration
+from mesh.instance.registration import ALONE, Company, Registration
 from mesh.instance.server_calls import ServerCalls
 from mesh.instance.usage import Rates
 from mesh.placement import (
@@ -79,13 +79,13 @@ class _Wanted:
     """A load that was asked for and has not been reported on; while there is one, the cache has its entry.
 
     Attributes:
-        beside: instances whose copies are no obstacle.
+        company: the copies elsewhere with which it may be.
         outcome: what all who wait for this load share.
         max_concurrency: requests that the copy takes at once, as the model server said when it had loaded it.
     """
 
     model: ModelInfo
-    beside: frozenset[str]
+    company: Company
     outcome: asyncio.Future[LoadOutcome]
     max_concurrency: int = 0
 
@@ -148,7 +148,7 @@ class Loader:
         urgent: bool,
         size_hint_bytes: int = 0,
         why: str = "",
-        beside: frozenset[str] = frozenset(),
+        company: Company = ALONE,
     ) -> asyncio.Future[LoadOutcome]:
         """Has a copy loaded here, or joins the load that is under way.
 
@@ -162,7 +162,7 @@ class Loader:
         wanted = self._wanted.get(model_id)
         if wanted is None:
             outcome: asyncio.Future[LoadOutcome] = asyncio.get_running_loop().create_future()
-            wanted = self._wanted[model_id] = _Wanted(model, beside, outcome)
+            wanted = self._wanted[model_id] = _Wanted(model, company, outcome)
         if time.monotonic() >= self._read_again_s:
             self.read_usage()
         self.handle(
@@ -346,13 +346,17 @@ class Loader:
     # The registry
 
     async def _register(self, order: Register, wanted: _Wanted) -> None:
-        refusal = await self._registration.add_copy(order.model_id, order.last_used_ms, beside=wanted.beside)
+        refusal = await self._registration.add_copy(order.model_id, order.last_used_ms, wanted.company)
         if refusal is None:
             self.handle(Registered(order.model_id, order.load_id))
         else:
             self.handle(
                 RegistrationRefused(
-                    order.model_id, order.load_id, refusal.message, retry_elsewhere=refusal.look_again
+                    order.model_id,
+                    order.load_id,
+                    refusal.message,
+                    retry_elsewhere=refusal.look_again,
+                    enough_copies=refusal.most,
                 )
             )
 

@@ -86,6 +86,14 @@ def error_of(model_id: str, outcome: LoadOutcome) -> MeshError:
             return MeshError(exhausted, Reason.CHURN, outcome.message, model_id, RETRY_AFTER_S)
         case Refusal.NOT_REGISTERED:
             return registry_unavailable(outcome.message, model_id)
+        case Refusal.ENOUGH_COPIES:
+            return MeshError(
+                grpc.StatusCode.UNAVAILABLE,
+                Reason.ENOUGH_COPIES,
+                f"model {model_id} gets no further copy: {outcome.message}; raise max_copies to have more",
+                model_id,
+                RETRY_AFTER_S,
+            )
         case Refusal.SHUTTING_DOWN:
             return MeshError(
                 grpc.StatusCode.UNAVAILABLE, Reason.SHUTTING_DOWN, outcome.message, model_id, RETRY_AFTER_S

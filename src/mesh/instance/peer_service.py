@@ -7,6 +7,7 @@ from mesh.instance.calls import Rpc, service
 from mesh.instance.loader import Loader
 from mesh.instance.outcomes import NO_RUNTIME, LoadOutcome
 from mesh.instance.placer import Placer, model_info
+from mesh.instance.registration import Company
 from mesh.instance.usage import Rates
 from mesh.placement import UNIT_BYTES, CopyState, CopyView, Decision, DecisionRing
 from mesh.protos import peer_pb2
@@ -72,7 +73,7 @@ class PeerService:
             urgent=request.urgent,
             size_hint_bytes=request.size_hint_bytes,
             why=request.reason,
-            beside=frozenset(request.beside),
+            company=Company(frozenset(request.beside), request.copies or 1, frozenset(request.replaced)),
         )
         if not request.wait and not waiter.done():
             return peer_pb2.LoadReply(state=self._state(request.model_id))

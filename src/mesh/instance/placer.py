@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -21,6 +21,7 @@ from mesh.instance.outcomes import (
     outcome_from,
 )
 from mesh.instance.peers import Peer, Peers
+from mesh.instance.registration import Company
 from mesh.instance.routes import Routes
 from mesh.placement import (
     MAX_ROUNDS,
@@ -30,8 +31,10 @@ from mesh.placement import (
     DecisionKind,
     DecisionRing,
     Exclusion,
+    InstanceFilter,
     Placement,
     PlacementReason,
+    Refusal,
     RequestCaps,
     choose,
     failed_too_often,
@@ -150,8 +153,61 @@ class Placer:
         """
         here = self._instance_id
         return await self._place(
-            Attempt(model_id, last_used_ms, excluded={here: Exclusion.EXCLUDED}, beside={here})
+            Attempt(
+                model_id,
+                last_used_ms,
+                excluded={here: Exclusion.EXCLUDED},
+                beside={here},
+                replaced=frozenset({here}),
+            )
         )
+
+    async def raise_copies(
+        self,
+        model_id: str,
+        copies: int,
+        *,
+        last_used_ms: int,
+        why: str,
+        conditions: Sequence[InstanceFilter] = (),
+    ) -> int:
+        """Has the model loaded on further instances, at the same time, until it has so many copies.
+
+        Args:
+            copies: that it is to have; those on leaving instances do not count.
+            last_used_ms: epoch milliseconds that the new copies count as last used at.
+            why: for people.
+            conditions: on the instances that it may go to.
+
+        Returns: how many copies it has got.
+
+        Raises:
+            MeshError: it got none, and why the last attempt failed.
+        """
+        record = await self.record(model_id)
+        missing = copies - sum(self._routes.stays(instance_id) for instance_id in record.copies)
+        # Shared, so that an instance which one of them tries is no place for another.
+        excluded: dict[str, Exclusion] = {}
+        outcomes = await asyncio.gather(
+            *(
+                self._place(
+                    Attempt(
+                        model_id,
+                        last_used_ms,
+                        excluded=excluded,
+                        copies=copies,
+                        conditions=conditions,
+                        why=why,
+                    )
+                )
+                for _ in range(missing)
+            ),
+            return_exceptions=True,
+        )
+        errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        if errors and len(errors) == len(outcomes):
+            raise errors[-1]
+        return len(outcomes) - len(errors)
 
     def _placed(self, model_id: str, task: asyncio.Task[Found]) -> None:
         del self._placing[model_id]
@@ -208,10 +264,15 @@ class Placer:
             instance_id = self._existing(record, attempt)
             why = "a copy was expected here"
             if instance_id is None:
+                if full := attempt.full_number(record.copies, record.max_copies, self._routes.stays):
+                    raise last or _enough(model_id, full)
                 placement = await self._choose(record, attempt)
                 if placement.chosen is None:
                     raise last or _nowhere(model_id, placement, record)
                 instance_id, why = placement.chosen, placement.message
+                if attempt.copies > 1:
+                    attempt.excluded[instance_id] = Exclusion.HAS_COPY
+                    why = f"{attempt.why}: {why}"
                 attempt.locations += 1
             peer = self._peers.get(instance_id)
             outcome = await self._load(instance_id, peer, record, attempt, why)
@@ -239,7 +300,8 @@ class Placer:
 
     def _existing(self, record: ModelRecord, attempt: Attempt) -> str | None:
         loading = self._loader is not None and self._loader.is_loading(attempt.model_id)
-        return attempt.existing(record.copies, self._instance_id, self._routes.live, loading_here=loading)
+        counts = self._routes.live if attempt.copies == 1 else self._routes.stays
+        return attempt.existing(record.copies, self._instance_id, counts, loading_here=loading)
 
     async def _choose(self, record: ModelRecord, attempt: Attempt) -> Placement:
         """Chooses an instance; where none is there at all, it waits a moment for one to come back."""
@@ -269,6 +331,7 @@ class Placer:
             self._random,
             self_id=self._instance_id,
             reservations=self._candidates.reservations,
+            filters=attempt.conditions,
         )
 
     async def _load(
@@ -292,7 +355,7 @@ class Placer:
                 last_used_ms=attempt.last_used_ms,
                 urgent=attempt.urgent,
                 why=why,
-                beside=frozenset(attempt.beside),
+                company=Company(frozenset(attempt.beside), attempt.copies, attempt.replaced),
             )
         )
 
@@ -308,6 +371,8 @@ class Placer:
             wait=True,
             reason=why,
             beside=attempt.beside,
+            copies=attempt.copies,
+            replaced=attempt.replaced,
         )
         try:
             outcome = outcome_from(await peer.load(request, LOAD_CALL_TIMEOUT_S))
@@ -330,6 +395,15 @@ class Placer:
 def _gone(model_id: str, instance_id: str) -> MeshError:
     message = f"instance {instance_id}, which was to load model {model_id}, is gone"
     return MeshError(grpc.StatusCode.UNAVAILABLE, Reason.NO_PLACE, message, model_id, RETRY_AFTER_S)
+
+
+def _enough(model_id: str, instances: list[str]) -> MeshError:
+    refusal = LoadOutcome(
+        loaded=False,
+        reason=Refusal.ENOUGH_COPIES,
+        message=f"it has copies at {', '.join(instances)}, as many as its policy allows",
+    )
+    return error_of(model_id, refusal)
 
 
 def _nowhere(model_id: str, placement: Placement, record: ModelRecord) -> MeshError:

@@ -62,7 +62,11 @@ class Reconciliation:
         elif old is not None and _attributes(old) != _attributes(new):
             # Models never change: it was deleted, and another one has its name.
             loader.remove(model_id, RemovalReason.RECONCILED)
-        elif self._instance_id not in new.copies and loader.is_serving(model_id):
+        elif (
+            self._instance_id not in new.copies
+            and loader.is_serving(model_id)
+            and not self._registration.is_resigning(model_id)
+        ):
             self._registration.restore_copy(model_id, self._now_ms())
 
 

@@ -7,6 +7,7 @@ and tried again. A copy is added at once or not at all, since a load waits for i
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from mesh.registry import (
     KEEP,
@@ -21,6 +22,7 @@ from mesh.registry import (
     RegistryError,
     RemoveCopy,
     RemoveFailure,
+    ResignCopy,
     RestoreCopy,
     StoreDenied,
     StoreUnavailable,
@@ -41,36 +43,71 @@ REGISTER_TIMEOUT_S = 7.0
 WRITERS_IN_NO_HURRY = 64
 
 
+@dataclass(frozen=True, slots=True)
+class Company:
+    """The copies elsewhere with which a model is loaded here.
+
+    Attributes:
+        beside: instances whose copies do not count as enough: the model is loaded beside them.
+        copies: that the model is to have; with so many elsewhere it is not loaded here.
+        replaced: instances whose copies go once this one is loaded.
+    """
+
+    beside: frozenset[str] = frozenset()
+    copies: int = 1
+    replaced: frozenset[str] = frozenset()
+
+
+ALONE = Company()
+
+
 class Registration:
     """What one instance writes about its own copies.
 
     Args:
         is_live: whether an instance is there; copies of others are no obstacle to a load.
+        is_leaving: whether an instance is about to go.
         now_ms: epoch milliseconds.
     """
 
     def __init__(
-        self, registry: Registry, instance_id: str, is_live: Callable[[str], bool], now_ms: Callable[[], int]
+        self,
+        registry: Registry,
+        instance_id: str,
+        is_live: Callable[[str], bool],
+        is_leaving: Callable[[str], bool],
+        now_ms: Callable[[], int],
     ) -> None:
         self._registry = registry
         self._instance_id = instance_id
         self._is_live = is_live
+        self._is_leaving = is_leaving
         self._now_ms = now_ms
         self._pending: dict[str, list[CopyChange]] = {}
         #: Those who wait for a copy to be entered.
         self._asked: dict[AddCopy, asyncio.Future[NotAdded | None]] = {}
+        self._resigning: dict[str, ResignCopy] = {}
         self._writers: dict[str, asyncio.Task[None]] = {}
         self._in_no_hurry = asyncio.Semaphore(WRITERS_IN_NO_HURRY)
 
-    async def add_copy(self, model_id: str, last_used_ms: int, beside: frozenset[str]) -> NotAdded | None:
-        """Enters this instance as one that loads the model, unless another one does.
+    async def add_copy(self, model_id: str, last_used_ms: int, company: Company = ALONE) -> NotAdded | None:
+        """Enters this instance as one that loads the model, unless the model has copies enough.
 
         Args:
-            beside: instances whose copies are no obstacle.
+            company: the copies elsewhere with which it may be.
 
         Returns: why not, or None where it is entered.
         """
-        change = AddCopy(self._instance_id, self._now_ms(), last_used_ms, beside, self._is_live)
+        change = AddCopy(
+            self._instance_id,
+            self._now_ms(),
+            last_used_ms,
+            company.beside,
+            self._is_live,
+            enough=company.copies,
+            replaced=company.replaced,
+            is_leaving=self._is_leaving,
+        )
         answer = self._asked[change] = asyncio.get_running_loop().create_future()
         self._add(model_id, change)
         try:
@@ -84,6 +121,39 @@ class Registration:
             return NotAdded(f"the registry did not take the registration within {REGISTER_TIMEOUT_S:g} s")
         finally:
             del self._asked[change]
+
+    async def resign_copy(self, model_id: str, *, keep: int, pause_ms: int = 0) -> bool:
+        """Takes this instance out of the model's copies where the mesh can do without the one here.
+
+        Args:
+            keep: copies that must stay elsewhere.
+            pause_ms: no other copy may have been unloaded within this, milliseconds.
+
+        Returns: whether it is out; the copy is still loaded then, and `is_resigning` until `resigned` is called.
+        """
+        now_ms = self._now_ms()
+        change = ResignCopy(self._instance_id, now_ms, keep, self._stays, now_ms - pause_ms)
+        self._resigning[model_id] = change
+        self._add(model_id, change)
+        writer = self._writers[model_id]
+        await asyncio.wait([writer], timeout=REGISTER_TIMEOUT_S)
+        if change.done and change not in self._pending.get(model_id, []):
+            return True
+        if change in self._pending.get(model_id, []):
+            self._pending[model_id].remove(change)
+        self.resigned(model_id)
+        return False
+
+    def is_resigning(self, model_id: str) -> bool:
+        """Whether the record rightly does not list the copy here, or soon will not."""
+        return model_id in self._resigning
+
+    def resigned(self, model_id: str) -> None:
+        """The copy here is on its way out, or stays."""
+        self._resigning.pop(model_id, None)
+
+    def _stays(self, instance_id: str) -> bool:
+        return self._is_live(instance_id) and not self._is_leaving(instance_id)
 
     def restore_copy(self, model_id: str, started_ms: int) -> None:
         """Enters a copy again that is loaded here and that the record does not know any more."""

@@ -82,6 +82,10 @@ class Routes:
         """Whether an instance is there, this one included."""
         return instance_id == self._instance_id or self._peers.get(instance_id) is not None
 
+    def stays(self, instance_id: str) -> bool:
+        """Whether an instance is there and not about to go."""
+        return self.live(instance_id) and not self.is_leaving(instance_id)
+
     def note_loaded(self, model_id: str, peer: Peer) -> None:
         """A peer said that it has the model loaded; the registry may show it only later."""
         self._take_back_word(model_id, peer.instance_id)
@@ -174,7 +178,7 @@ class Routes:
             instance_id,
             started_ms,
             confirmed=instance_id in words,
-            doubtful=instance_id in self._suspects or self._is_leaving(instance_id),
+            doubtful=instance_id in self._suspects or self.is_leaving(instance_id),
         )
 
     def endpoint_of(self, instance_id: str) -> int | None:
@@ -184,7 +188,8 @@ class Routes:
         peer = self._peers.get(instance_id)
         return None if peer is None else peer.endpoint
 
-    def _is_leaving(self, instance_id: str) -> bool:
+    def is_leaving(self, instance_id: str) -> bool:
+        """Whether an instance is gone, or about to go."""
         record = self._registry.instances.get(instance_id)
         return record is None or record.shutting_down
 

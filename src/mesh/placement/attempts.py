@@ -1,10 +1,11 @@
 """A model on its way to an instance: where to try next, and what an answer means for the next try."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from mesh.placement.choose import InstanceFilter
 from mesh.placement.instructions import Refusal
 from mesh.placement.requests import RequestCaps
 from mesh.placement.view import Exclusion, PlacementRequest
@@ -56,6 +57,11 @@ class Attempt:
         balanced: the caller spreads its requests over the instances by itself.
         excluded: instances that are out of the question, and why.
         beside: instances whose copies do not stand in the way of another.
+        copies: that the model is to have; with so many there is nothing to be done.
+        replaced: instances whose copies go once there is one elsewhere, so that they do not count as what the model
+            may have.
+        conditions: on the instances that it may go to.
+        why: it is to have a further copy, for people.
         locations: instances that were asked to load it.
     """
 
@@ -65,12 +71,16 @@ class Attempt:
     balanced: bool = False
     excluded: dict[str, Exclusion] = field(default_factory=dict)
     beside: set[str] = field(default_factory=set)
+    copies: int = 1
+    replaced: frozenset[str] = frozenset()
+    conditions: Sequence[InstanceFilter] = ()
+    why: str = ""
     locations: int = 0
 
     def existing(
         self, copies: Mapping[str, int], self_id: str, is_live: Callable[[str], bool], *, loading_here: bool
     ) -> str | None:
-        """Looks for a copy that may serve: here, else the one whose load began first.
+        """Looks for copies that may serve, as many as there are to be: takes one here, else whose load began first.
 
         Args:
             copies: what the model's record lists, instance to epoch milliseconds of its load's start.
@@ -78,16 +88,30 @@ class Attempt:
             is_live: whether an instance is there.
             loading_here: a copy is on its way here; the record may not say so yet.
 
-        Returns: the instance, or None.
+        Returns: the instance, or None where there are too few.
         """
-        if loading_here and self_id not in self.excluded:
+        if loading_here and self_id not in self.excluded and self.copies == 1:
             return self_id
         found = [
             (instance_id != self_id, started, instance_id)
             for instance_id, started in copies.items()
-            if instance_id not in self.excluded and is_live(instance_id)
+            if self.excluded.get(instance_id, Exclusion.HAS_COPY) is Exclusion.HAS_COPY
+            and is_live(instance_id)
         ]
-        return min(found)[2] if found else None
+        return min(found)[2] if len(found) >= self.copies else None
+
+    def full_number(self, copies: Iterable[str], most: int, stays: Callable[[str], bool]) -> list[str]:
+        """Looks whether the model has as many copies as its policy allows.
+
+        Args:
+            copies: instances that its record lists.
+            most: copies that it may have; 0 for any number.
+            stays: whether an instance is there and not leaving.
+
+        Returns: where they are, if so, else nothing.
+        """
+        staying = [one for one in copies if one not in self.replaced and stays(one)] if most else []
+        return staying if len(staying) >= most else []
 
     def request(
         self,

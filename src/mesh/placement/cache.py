@@ -256,11 +256,10 @@ class LocalCache:
     def _registration_refused(self, event: ev.RegistrationRefused) -> None:
         entry = self._current(event, CopyState.NEW)
         if entry is not None:
+            reason = do.Refusal.ENOUGH_COPIES if event.enough_copies else do.Refusal.NOT_REGISTERED
             self._books.drop(entry)
             self._books.out.append(
-                do.ReportRefused(
-                    entry.model_id, do.Refusal.NOT_REGISTERED, event.message, event.retry_elsewhere
-                )
+                do.ReportRefused(entry.model_id, reason, event.message, event.retry_elsewhere)
             )
 
     def _size_predicted(self, event: ev.SizePredicted) -> None:

@@ -55,12 +55,14 @@ class RegistrationRefused:
     Attributes:
         message: for people.
         retry_elsewhere: the asker may place the load anew.
+        enough_copies: the model may have no further copy, wherever that would be.
     """
 
     model_id: str
     load_id: int
     message: str
     retry_elsewhere: bool = True
+    enough_copies: bool = False
 
 
 @dataclass(frozen=True, slots=True)

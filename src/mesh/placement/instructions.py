@@ -21,6 +21,8 @@ class Refusal(StrEnum):
     SPACE_TIMEOUT = "space_timeout"
     #: The registry did not take the registration.
     NOT_REGISTERED = "not_registered"
+    #: The model has as many copies as its policy allows.
+    ENOUGH_COPIES = "enough_copies"
     #: It was removed before it was loaded.
     REMOVED = "removed"
     #: A load that somebody waits for took its place in the queue.

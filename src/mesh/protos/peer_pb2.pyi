@@ -64,6 +64,8 @@ class LoadRequest(_message.Message):
     SIZE_HINT_BYTES_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     BESIDE_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     last_used_ms: _builtins.int
     """Epoch milliseconds of the use that caused the load."""
@@ -75,11 +77,17 @@ class LoadRequest(_message.Message):
     """Expected size in bytes, 0 where unknown."""
     reason: _builtins.str
     """Why the caller chose this instance; kept with the copy for `mesh explain`."""
+    copies: _builtins.int
+    """Copies that the model is to have, 1 where not set: the load is refused where so many other instances,
+    those in `beside` not counted, turn out to have or load one.
+    """
     @_builtins.property
     def beside(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Instances whose copies are no obstacle: the model is loaded beside them. Where any other instance
-        turns out to have or load a copy, the load is refused.
-        """
+        """Instances whose copies are no obstacle: the model is loaded beside them."""
+
+    @_builtins.property
+    def replaced(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Instances whose copies go once this one is loaded, so that they do not count as what the model may have."""
 
     def __init__(
         self,
@@ -91,10 +99,12 @@ class LoadRequest(_message.Message):
         size_hint_bytes: _builtins.int = ...,
         reason: _builtins.str = ...,
         beside: _abc.Iterable[_builtins.str] | None = ...,
+        copies: _builtins.int = ...,
+        replaced: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["beside", b"beside", "last_used_ms", b"last_used_ms", "model_id", b"model_id", "reason", b"reason", "size_hint_bytes", b"size_hint_bytes", "urgent", b"urgent", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beside", b"beside", "copies", b"copies", "last_used_ms", b"last_used_ms", "model_id", b"model_id", "reason", b"reason", "replaced", b"replaced", "size_hint_bytes", b"size_hint_bytes", "urgent", b"urgent", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

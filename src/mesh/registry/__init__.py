@@ -13,6 +13,7 @@ from mesh.registry.copy_changes import (
     NotAdded,
     RemoveCopy,
     RemoveFailure,
+    ResignCopy,
     RestoreCopy,
     apply_together,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "RegistryError",
     "RemoveCopy",
     "RemoveFailure",
+    "ResignCopy",
     "RestoreCopy",
     "Session",
     "SessionState",

@@ -14,10 +14,12 @@ class NotAdded:
     Attributes:
         message: for people.
         look_again: another instance has a copy, so that looking again finds it.
+        most: the model has as many copies as it may have.
     """
 
     message: str
     look_again: bool = False
+    most: bool = False
 
 
 class CopyChange(Protocol):
@@ -29,11 +31,15 @@ class CopyChange(Protocol):
 
 @dataclass(slots=True, eq=False)
 class AddCopy:
-    """Enters an instance as one that loads the model, unless another one does.
+    """Enters an instance as one that loads the model, unless it has copies enough, or as many as it may have.
 
     Attributes:
-        beside: instances whose copies are no obstacle.
-        is_live: whether an instance is there; copies of others are no obstacle.
+        beside: instances whose copies do not count as enough.
+        is_live: whether an instance is there; copies of others do not count.
+        enough: with so many copies elsewhere no further one is entered. Where it is more than one, copies on
+            instances that are leaving do not count.
+        replaced: instances whose copies go once this one is loaded; they do not count as what the model may have.
+        is_leaving: whether an instance is about to go; its copies do not count as what the model may have either.
         refusal: why it was not entered, as of the last `apply`.
     """
 
@@ -42,17 +48,27 @@ class AddCopy:
     last_used_ms: int
     beside: frozenset[str]
     is_live: Callable[[str], bool]
+    enough: int = 1
+    replaced: frozenset[str] = frozenset()
+    is_leaving: Callable[[str], bool] = lambda _: False
     refusal: NotAdded | None = None
 
     def apply(self, record: ModelRecord) -> ModelRecord:
         """See `CopyChange`."""
+        live = [other for other in record.copies if other != self.instance_id and self.is_live(other)]
         others = [
             other
-            for other in record.copies
-            if other != self.instance_id and other not in self.beside and self.is_live(other)
+            for other in live
+            if other not in self.beside and (self.enough == 1 or not self.is_leaving(other))
         ]
-        if others:
+        if len(others) >= self.enough:
             self.refusal = NotAdded(f"instance {others[0]} has a copy or is loading one", look_again=True)
+            return record
+        staying = [other for other in live if other not in self.replaced and not self.is_leaving(other)]
+        if 0 < record.max_copies <= len(staying):
+            self.refusal = NotAdded(
+                f"it has copies at {', '.join(staying)}, as many as its policy allows", most=True
+            )
             return record
         self.refusal = None
         return (
@@ -86,6 +102,34 @@ class RemoveCopy:
     def apply(self, record: ModelRecord) -> ModelRecord:
         """See `CopyChange`."""
         if self.instance_id not in record.copies:
+            return record
+        return record.without_copy(self.instance_id, unloaded=self.unloaded_ms)
+
+
+@dataclass(slots=True, eq=False)
+class ResignCopy:
+    """Takes an instance out of the model's copies where enough others stay.
+
+    Attributes:
+        keep: copies that must stay elsewhere, on instances that are there and not leaving.
+        stays: whether an instance is such a one.
+        not_since_ms: only where no other copy was unloaded since then, as far as the record tells.
+        done: whether it was taken out, or was not there, as of the last `apply`.
+    """
+
+    instance_id: str
+    unloaded_ms: int
+    keep: int
+    stays: Callable[[str], bool]
+    not_since_ms: int
+    done: bool = False
+
+    def apply(self, record: ModelRecord) -> ModelRecord:
+        """See `CopyChange`."""
+        others = sum(other != self.instance_id and self.stays(other) for other in record.copies)
+        listed = self.instance_id in record.copies
+        self.done = not listed or (others >= self.keep and record.last_unload <= self.not_since_ms)
+        if not listed or not self.done:
             return record
         return record.without_copy(self.instance_id, unloaded=self.unloaded_ms)
 

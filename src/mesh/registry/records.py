@@ -90,6 +90,12 @@ class ModelRecord(
         if not self.policy:
             force_setattr(self, "policy", _NOTHING)
 
+    @property
+    def max_copies(self) -> int:
+        """Copies that its policy allows, 0 for any number; ``maxCopies`` of a `mesh.placement.CopyPolicy`."""
+        most = self.policy.get("maxCopies", 0)
+        return most if type(most) is int else 0
+
     def with_copy(self, instance: str, started: int) -> Self:
         """Adds a copy whose load began at `started`, or moves that time."""
         return replace(self, copies={**self.copies, instance: started})

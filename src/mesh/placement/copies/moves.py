@@ -52,7 +52,9 @@ def plan_moves(
         now_ms: epoch milliseconds.
     """
     others = [
-        place for place in places.values() if place.instance_id != here.instance_id and not place.shutting_down
+        place
+        for place in places.values()
+        if place.instance_id != here.instance_id and not place.shutting_down
     ]
     movable = [
         copy
