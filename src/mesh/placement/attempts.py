@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from mesh.placement.choose import InstanceFilter
 from mesh.placement.instructions import Refusal
+from mesh.placement.placements import InstanceFilter
 from mesh.placement.requests import RequestCaps
 from mesh.placement.view import Exclusion, PlacementRequest
 

@@ -16,6 +16,9 @@ class DecisionKind(StrEnum):
     REFUSAL = "refusal"
     UNLOAD = "unload"
     FAILURE = "failure"
+    SCALE_UP = "scale_up"
+    SCALE_DOWN = "scale_down"
+    MOVE = "move"
 
 
 @dataclass(frozen=True, slots=True)

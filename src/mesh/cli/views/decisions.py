@@ -17,6 +17,9 @@ _KIND_STYLES = {
     "refusal": "red",
     "unload": "dim",
     "failure": "red",
+    "scale_up": "green",
+    "scale_down": "yellow",
+    "move": "cyan",
 }
 #: The decisions that answer the question of why a copy is where it is.
 _REASONS_OF_A_COPY = ("placement", "load")
@@ -31,7 +34,7 @@ def decision_line(decision: peer_pb2.Decision, now_ms: int, *, with_model: bool 
     line = Text.assemble(
         (f"{words.ago(decision.time_ms, now_ms):>12}", "dim"),
         "  ",
-        (f"{decision.kind:<9}", _KIND_STYLES.get(decision.kind, "")),
+        (f"{decision.kind:<10}", _KIND_STYLES.get(decision.kind, "")),
         "  ",
         (decision.instance_id, "bold"),
         "  ",

@@ -7,11 +7,9 @@ from mesh.placement.copies.growth import (
     CopiesNow,
     Growth,
     GrowthKind,
-    Memory,
     for_load,
     for_minimum,
     for_recurring_use,
-    memory_of,
     not_as_busy,
 )
 from mesh.placement.copies.moves import Move, plan_moves
@@ -27,7 +25,6 @@ __all__ = [
     "Demands",
     "Growth",
     "GrowthKind",
-    "Memory",
     "Move",
     "Overload",
     "Sample",
@@ -38,7 +35,6 @@ __all__ = [
     "for_load",
     "for_minimum",
     "for_recurring_use",
-    "memory_of",
     "not_as_busy",
     "plan_moves",
 ]

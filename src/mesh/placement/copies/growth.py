@@ -1,13 +1,13 @@
 """Which models get further copies, and how many."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mesh.placement.choose import InstanceFilter
 from mesh.placement.copies.demand import Overload
 from mesh.placement.copies.figures import ScalingFigures
+from mesh.placement.placements import InstanceFilter
 from mesh.placement.policy import CopyPolicy
+from mesh.placement.ranking import ClusterStats
 from mesh.placement.view import NEVER_USED_MS, InstanceView, PlacementRequest
 
 #: A copy added for load is taken to be used so far in the future, milliseconds, so that it is not evicted before it
@@ -88,20 +88,19 @@ def for_load(overload: Overload, now: CopiesNow) -> Growth | None:
 
 
 def for_recurring_use(
-    model_id: str, now: CopiesNow, places: Iterable[InstanceView], now_ms: int, figures: ScalingFigures
+    model_id: str, now: CopiesNow, stats: ClusterStats, now_ms: int, figures: ScalingFigures
 ) -> Growth | None:
     """Decides for a model whose use recurs: it gets a second copy where that costs others little.
 
     Args:
-        places: instances that can have the model.
+        stats: of the instances that can have the model.
         now_ms: epoch milliseconds.
 
     Returns: None where it has two, or may not have them, or memory is short.
     """
     if now.all != 1 or now.at_most(2) < 2:
         return None
-    memory = memory_of(places)
-    if memory.free_share <= 1 - figures.full_share and memory.oldest_age_ms(now_ms) <= figures.unmissed_ms:
+    if stats.free_share <= 1 - figures.full_share and oldest_age_ms(stats, now_ms) <= figures.unmissed_ms:
         return None
     minutes = figures.second_copy_min_age_ms // 60_000, figures.second_copy_max_age_ms // 60_000
     message = f"has one copy, and is used now as it was {minutes[0]} to {minutes[1]} minutes ago"
@@ -121,33 +120,9 @@ def for_minimum(model_id: str, now: CopiesNow) -> Growth | None:
     return Growth(model_id, GrowthKind.MINIMUM, copies, f"has {now.all} copies and {reason}")
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """The memory of some instances together.
-
-    Attributes:
-        free_share: of all their capacity; 0 without any.
-        oldest_used_ms: last use of the copy that would be evicted first; `NEVER_USED_MS` without copies.
-    """
-
-    free_share: float
-    oldest_used_ms: int
-
-    def oldest_age_ms(self, now_ms: int) -> int:
-        """How long ago the least recently used copy was used, milliseconds; without copies the whole epoch."""
-        return now_ms if self.oldest_used_ms == NEVER_USED_MS else max(0, now_ms - self.oldest_used_ms)
-
-
-def memory_of(instances: Iterable[InstanceView]) -> Memory:
-    """Adds up the memory of instances; those that are leaving do not count."""
-    capacity = free = 0
-    oldest_ms = NEVER_USED_MS
-    for instance in instances:
-        if not instance.shutting_down:
-            capacity += instance.capacity_units
-            free += instance.free_units
-            oldest_ms = min(oldest_ms, instance.oldest_used_ms)
-    return Memory(free / capacity if capacity else 0.0, oldest_ms)
+def oldest_age_ms(stats: ClusterStats, now_ms: int) -> int:
+    """How long ago the least recently used copy of some instances was used, milliseconds; for ever without copies."""
+    return now_ms if stats.oldest_used_ms == NEVER_USED_MS else max(0, now_ms - stats.oldest_used_ms)
 
 
 def not_as_busy(own_rpm: int, figures: ScalingFigures) -> InstanceFilter:

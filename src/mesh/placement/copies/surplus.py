@@ -6,8 +6,9 @@ from enum import StrEnum
 
 from mesh.placement.copies.demand import DemandView
 from mesh.placement.copies.figures import ScalingFigures
-from mesh.placement.copies.growth import Memory
+from mesh.placement.copies.growth import oldest_age_ms
 from mesh.placement.policy import CopyPolicy
+from mesh.placement.ranking import ClusterStats
 from mesh.placement.view import InstanceView
 
 #: What one copy of several takes is to be well below what it is to take, before one of them goes.
@@ -58,6 +59,7 @@ class CopyHere:
         since_ms: when its load began.
         others: instances with a copy, live and not leaving, and when its load began.
         last_unload_ms: when a copy of the model was last taken away; 0 for long ago.
+        stats: of the instances that can have the model.
     """
 
     model_id: str
@@ -69,6 +71,7 @@ class CopyHere:
     last_unload_ms: int
     policy: CopyPolicy
     demand: DemandView
+    stats: ClusterStats
 
     def idle_ms(self, now_ms: int) -> int:
         """How long it has been there without being used."""
@@ -79,7 +82,6 @@ def find_surplus(
     copies: Iterable[CopyHere],
     here: InstanceView,
     places: Mapping[str, InstanceView],
-    memory: Memory,
     now_ms: int,
     figures: ScalingFigures,
 ) -> list[Surplus]:
@@ -92,7 +94,6 @@ def find_surplus(
         copies: that this instance has, all loaded.
         here: this instance.
         places: every instance by id.
-        memory: of all instances on which the models could be.
         now_ms: epoch milliseconds.
     """
     found = []
@@ -103,7 +104,7 @@ def find_surplus(
         if surplus is not None:
             found.append(surplus)
             continue
-        surplus = _calm(copy, now_ms, figures) or _spare(copy, here, places, memory, now_ms, figures)
+        surplus = _calm(copy, now_ms, figures) or _spare(copy, here, places, now_ms, figures)
         if surplus is not None and (spared == 0 or spared + copy.units <= budget):
             spared += copy.units
             found.append(surplus)
@@ -154,7 +155,6 @@ def _spare(
     copy: CopyHere,
     here: InstanceView,
     places: Mapping[str, InstanceView],
-    memory: Memory,
     now_ms: int,
     figures: ScalingFigures,
 ) -> Surplus | None:
@@ -162,9 +162,9 @@ def _spare(
         return None
     idle_ms = copy.idle_ms(now_ms)
     why = ""
-    if memory.free_share <= figures.pressure_share:
-        limit_ms = min(figures.spare_idle_cap_ms, memory.oldest_age_ms(now_ms) // 10)
-        why = f" and {100 * memory.free_share:.0f} % of the memory are free"
+    if copy.stats.free_share <= figures.pressure_share:
+        limit_ms = min(figures.spare_idle_cap_ms, oldest_age_ms(copy.stats, now_ms) // 10)
+        why = f" and {100 * copy.stats.free_share:.0f} % of the memory are free"
     elif figures.spare_idle_ms:
         limit_ms = figures.spare_idle_ms
     else:
