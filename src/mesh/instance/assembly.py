@@ -19,6 +19,8 @@ from mesh.instance.chronicle import Chronicle
 from mesh.instance.clock import SteadyClock
 from mesh.instance.control import ControlServer, ServerAnswers
 from mesh.instance.dynamic import DynamicSettings
+from mesh.instance.first_loads import FirstLoads
+from mesh.instance.health import Health
 from mesh.instance.inbox import Inbox
 from mesh.instance.loader import Loader
 from mesh.instance.management import ManagementService
@@ -35,6 +37,7 @@ from mesh.instance.server_calls import ServerCalls
 from mesh.instance.settings import Settings
 from mesh.instance.usage import Rates
 from mesh.placement import (
+    Bootstrap,
     CacheLimits,
     DecisionRing,
     LoadTimes,
@@ -97,6 +100,7 @@ def assemble(
     parameters: RuntimeParameters | None,
     peer_address: Callable[[], str],
     open_channel: OpenChannel,
+    health: Health,
 ) -> Parts:
     """Makes the parts.
 
@@ -105,6 +109,7 @@ def assemble(
         parameters: what it told of itself.
         peer_address: ``host:port`` where peers reach this instance, once it listens.
         open_channel: to peers.
+        health: is told what keeps this instance from serving.
     """
     own_id = settings.instance_id
     dataplane = make_dataplane(settings)
@@ -120,12 +125,13 @@ def assemble(
     steady_ms = SteadyClock()
     if runtime is not None and parameters is not None:
         local.endpoint = _connect_runtime(dataplane, runtime, parameters)
+        chronicle = Chronicle(ring, metrics, now_ms)
         loader = Loader(
             LocalCache(_limits(settings, parameters)),
             ServerCalls(runtime, metrics, load_times.add, steady_ms),
             dataplane,
             registration,
-            Chronicle(ring, metrics, now_ms),
+            chronicle,
             rates,
             on_copy_changed=routes.refresh,
             # The publisher is made after the loader, whose figures it tells.
@@ -134,6 +140,17 @@ def assemble(
         )
         local.is_serving, local.is_loading = loader.is_serving, loader.is_loading
         local.max_concurrency = loader.max_concurrency
+        if settings.lifecycle.fail_fast:
+            clearance_ms = settings.lifecycle.clearance_ms
+            first_loads = FirstLoads(
+                Bootstrap(now_ms(), clearance_ms, parameters.loading_timeout_ms),
+                own_id,
+                registry,
+                loader.loads_in_progress,
+                lambda reason: health.fail("first loads", reason),
+                now_ms,
+            )
+            chronicle.watch_loads(first_loads.ended)
     self_view = SelfView(
         settings,
         loader,
@@ -217,7 +234,9 @@ def assemble(
         catalog=catalog,
         inbox=Inbox(dataplane, asks, Calls(dataplane, rpcs)),
         control=ControlServer(rpcs, answers, run_dir=settings.run_dir),
-        collector=InstanceCollector(metrics, dataplane, self_view.gauges, Census(registry).gauges),
+        collector=InstanceCollector(
+            metrics, dataplane, self_view.gauges, Census(registry).gauges, lambda: health.ready
+        ),
         dynamic=dynamic,
     )
 

@@ -36,6 +36,11 @@ class Chronicle:
         self._metrics = metrics
         self._now_ms = now_ms
         self._evicted_for: dict[str, list[str]] = {}
+        self._load_watchers: list[Callable[[str, bool], None]] = []
+
+    def watch_loads(self, watcher: Callable[[str, bool], None]) -> None:
+        """Has a function called with a model's id and whether it was loaded, whenever a load here ends so."""
+        self._load_watchers.append(watcher)
 
     def loaded(self, model_id: str, units: int, copy: CopyView | None) -> None:
         """A copy is there now; those evicted for it are named with it."""
@@ -44,6 +49,7 @@ class Chronicle:
         why = f": {copy.why}" if copy is not None and copy.why else ""
         self._note(DecisionKind.LOAD, model_id, f"loaded, {_size(units)}{why}", evicted)
         log.info("loaded", extra={"model": model_id, "bytes": units * UNIT_BYTES})
+        self._load_ended(model_id, True)
 
     def failed(self, report: ReportFailed) -> None:
         """A load failed just now, or an earlier failure was told again."""
@@ -51,6 +57,7 @@ class Chronicle:
         if report.fresh:
             self._note(DecisionKind.FAILURE, report.model_id, f"load failed: {report.message}")
             log.error("load failed: %s", report.message, extra={"model": report.model_id})
+            self._load_ended(report.model_id, False)
 
     def refused(self, report: ReportRefused) -> None:
         """A load was refused."""
@@ -87,6 +94,10 @@ class Chronicle:
         )
         self._note(DecisionKind.FAILURE, report.model_id, message)
         log.error(message, extra={"model": report.model_id})
+
+    def _load_ended(self, model_id: str, loaded: bool) -> None:
+        for watcher in self._load_watchers:
+            watcher(model_id, loaded)
 
     def _note(self, kind: DecisionKind, model_id: str, summary: str, related: tuple[str, ...] = ()) -> None:
         self._ring.add(Decision(kind, self._now_ms(), model_id, summary, related_models=related))

@@ -61,20 +61,21 @@ class DynamicSettings:
                 hint = f"; did you mean {near[0]}?" if near else ""
                 log.warning("config key %s=%r is not known and has no effect%s", name, text, hint)
             return
+        # Applied first, since what is applied may be how much is logged.
         if text is None:
-            log.info("config key %s is gone; the instance's own setting holds again", name)
             key.apply(None)
+            log.info("config key %s is gone; the instance's own setting holds again", name)
             return
         try:
             value = key.parse(text.strip())
         except (ValueError, TypeError) as error:
+            key.apply(None)
             log.error(
                 "config key %s=%r cannot be used, and the instance's own setting holds: %s", name, text, error
             )
-            key.apply(None)
             return
-        log.info("config key %s is %r now", name, text)
         key.apply(value)
+        log.info("config key %s is %r now", name, text)
 
 
 #: Keys that are looked at when an instance starts.

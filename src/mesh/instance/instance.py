@@ -75,7 +75,7 @@ class Instance:
         self.registry = Registry(store, Keys(settings.service_name, settings.kv_prefix), settings.instance_id)
         self._parts: Parts | None = None
         self.health = Health(settings.instance_id)
-        self._rules = MethodRules(settings)
+        self.rules = MethodRules(settings)
         self._prestop: Prestop | None = None
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -108,7 +108,7 @@ class Instance:
             self._endpoints.append(Probes(settings.host, settings.probe_port, lambda: self.health.reasons))
         if settings.lifecycle.prestop_port is not None:
             self._prestop = Prestop(settings.host, settings.lifecycle.prestop_port, 2 * self._budget_s)
-        await self._rules.read()
+        await self.rules.read()
         parameters = await self._start_registry_and_runtime()
         if is_disabled(self.registry.config):
             raise MeshDisabled(
@@ -124,8 +124,9 @@ class Instance:
             parameters,
             lambda: self.peer_address,
             self._open_channel,
+            self.health,
         )
-        self._rules.apply(parts.dataplane)
+        self.rules.apply(parts.dataplane)
         # Peers ask for loads as soon as they see this instance: by then it must know them and what it has.
         parts.routes.start()
         parts.candidates.start()
@@ -141,7 +142,7 @@ class Instance:
         if self._runtime is not None and parts.loader is not None:
             self._run("usage", parts.loader.keep_reading_usage())
             self._run("watch of the model server", self._keep_watching(self._runtime, parts, parts.loader))
-        self._run("method rules", self._rules.follow(parts.dataplane))
+        self._run("method rules", self.rules.follow(parts.dataplane))
         await self._stand_for_election()
         if settings.metrics.port is not None:
             self._endpoints.append(serve_metrics(parts.collector, settings.host, settings.metrics.port))

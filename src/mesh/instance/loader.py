@@ -188,6 +188,10 @@ class Loader:
         """Requests that the copy takes at once; 0 for any number."""
         return self._serving.get(model_id, 0)
 
+    def loads_in_progress(self) -> int:
+        """Loads that have not ended."""
+        return self.cache.loads_in_progress
+
     def copies(self) -> list[CopyView]:
         """Every entry of the cache."""
         return self.cache.copies()

@@ -202,6 +202,7 @@ class InstanceCollector(Collector):
     Args:
         gauges: reads the instance's own figures.
         cluster: reads the whole mesh's figures; None while another instance leads, so that each is shown once.
+        ready: whether clients should be sent to this instance.
     """
 
     def __init__(
@@ -210,7 +211,9 @@ class InstanceCollector(Collector):
         dataplane: DataPlane,
         gauges: Callable[[], InstanceGauges],
         cluster: Callable[[], ClusterGauges | None],
+        ready: Callable[[], bool],
     ) -> None:
+        self._ready = ready
         self._metrics = metrics
         self._dataplane = dataplane
         self._gauges = gauges
@@ -246,6 +249,10 @@ class InstanceCollector(Collector):
                 10_000 * now.used_bytes // now.capacity_bytes if now.capacity_bytes else 0,
             ),
             "instance_models_total": ("Models in the cache", now.models),
+            "instance_ready": (
+                "1 while clients should be sent to this instance, as /ready says",
+                self._ready(),
+            ),
         }
 
     def _data_plane_values(self) -> Mapping[str, tuple[str, float]]:
