@@ -79,6 +79,7 @@ from mesh.placement.requests import (
     usable_copies,
 )
 from mesh.placement.reservations import Pending, Reservations
+from mesh.placement.rollouts import Rollouts, replica_set
 from mesh.placement.victims import EvictionPolicy
 from mesh.placement.view import (
     NEVER_USED_MS,
@@ -158,6 +159,7 @@ __all__ = [
     "RequestCaps",
     "RequestView",
     "Reservations",
+    "Rollouts",
     "RuntimeLost",
     "RuntimeRestarted",
     "ShutdownStarted",
@@ -181,6 +183,7 @@ __all__ = [
     "failed_too_often",
     "is_significant_change",
     "next_step",
+    "replica_set",
     "to_hand_over",
     "to_units",
     "usable_copies",
