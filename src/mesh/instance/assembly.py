@@ -187,7 +187,7 @@ def assemble(
         random=Random(),  # noqa: S311 - spreads load
         now_ms=now_ms,
     )
-    peer_service = PeerService(own_id, placer, loader, dataplane, ring, rates)
+    peer_service = PeerService(own_id, placer, loader, candidates, dataplane, ring, rates)
     catalog = Catalog(
         own_id,
         registry,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from mesh.placement import InstanceView, RankedInstances, Reservations
+from mesh.placement import InstanceView, RankedInstances, Reservations, Rollouts, TypeConstraints
 from mesh.registry import InstanceRecord, Registry
 
 
@@ -37,6 +37,7 @@ class Candidates:
     Attributes:
         ranked: what their records say, and of this instance what it knows itself.
         reservations: placements that the records do not show yet.
+        rollouts: which instances are about to be replaced.
     """
 
     def __init__(
@@ -54,10 +55,28 @@ class Candidates:
         self._now_ms = now_ms
         self.ranked = RankedInstances(default_model_units)
         self.reservations = Reservations()
+        self.rollouts = Rollouts()
 
     def start(self) -> None:
         """Follows the records."""
         self._registry.instances.subscribe(self._changed, replay=True)
+
+    def set_constraints(self, constraints: TypeConstraints) -> None:
+        """From now on types may live where these say; copies that are elsewhere stay until they are evicted."""
+        self.ranked.constraints = constraints
+
+    def forbidden_here(self, model_type: str) -> str:
+        """Why a type cannot live on this instance; empty where it can.
+
+        A peer may not have heard of new rules yet, so that it asks for what cannot be.
+        """
+        own = self._own_view()
+        if own is None:
+            return ""
+        lacking = self.ranked.constraints.rule(model_type).required - own.labels
+        if not lacking:
+            return ""
+        return f"this instance lacks label {', '.join(sorted(lacking))}, which type {model_type} requires"
 
     def refresh(self) -> None:
         """Brings up to date what changes without a record: this instance, and what was placed long ago."""
@@ -68,6 +87,11 @@ class Candidates:
             self.ranked.remove(self._instance_id)
 
     def _changed(self, instance_id: str, _: InstanceRecord | None, record: InstanceRecord | None) -> None:
+        now_ms = self._now_ms()
+        if record is None:
+            self.rollouts.remove(instance_id, now_ms)
+        else:
+            self.rollouts.put(view_of(instance_id, record), now_ms)
         if instance_id == self._instance_id:
             return
         # Routers, and instances whose model server is down, tell no capacity.
@@ -76,4 +100,4 @@ class Candidates:
             self.reservations.instance_gone(instance_id)
             return
         self.ranked.put(view_of(instance_id, record))
-        self.reservations.record_renewed(instance_id, self._now_ms())
+        self.reservations.record_renewed(instance_id, now_ms)

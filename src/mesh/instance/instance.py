@@ -18,6 +18,7 @@ from mesh.instance.peers import Peer
 from mesh.instance.prestop import Prestop
 from mesh.instance.probes import Probes
 from mesh.instance.settings import Settings
+from mesh.instance.type_rules import TypeRules
 from mesh.registry import Keys, Registry, RegistryError, Store
 from mesh.runtimes import (
     ModelRuntime,
@@ -76,6 +77,7 @@ class Instance:
         self._parts: Parts | None = None
         self.health = Health(settings.instance_id)
         self.rules = MethodRules(settings)
+        self._type_rules = TypeRules(settings.placement)
         self._prestop: Prestop | None = None
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -109,6 +111,7 @@ class Instance:
         if settings.lifecycle.prestop_port is not None:
             self._prestop = Prestop(settings.host, settings.lifecycle.prestop_port, 2 * self._budget_s)
         await self.rules.read()
+        await self._type_rules.read()
         parameters = await self._start_registry_and_runtime()
         if is_disabled(self.registry.config):
             raise MeshDisabled(
@@ -127,6 +130,7 @@ class Instance:
             self.health,
         )
         self.rules.apply(parts.dataplane)
+        self._type_rules.apply(parts.candidates.set_constraints)
         # Peers ask for loads as soon as they see this instance: by then it must know them and what it has.
         parts.routes.start()
         parts.candidates.start()
@@ -143,6 +147,7 @@ class Instance:
             self._run("usage", parts.loader.keep_reading_usage())
             self._run("watch of the model server", self._keep_watching(self._runtime, parts, parts.loader))
         self._run("method rules", self.rules.follow(parts.dataplane))
+        self._run("type rules", self._type_rules.follow(parts.candidates.set_constraints))
         await self._stand_for_election()
         if settings.metrics.port is not None:
             self._endpoints.append(serve_metrics(parts.collector, settings.host, settings.metrics.port))

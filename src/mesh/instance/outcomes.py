@@ -57,6 +57,17 @@ NO_RUNTIME = LoadOutcome(
 )
 
 
+def not_eligible(message: str) -> LoadOutcome:
+    """The labels of this instance do not allow it to have the model."""
+    return LoadOutcome(
+        loaded=False,
+        reason=Refusal.NOT_ELIGIBLE,
+        code=grpc.StatusCode.UNAVAILABLE,
+        message=message,
+        retry_elsewhere=True,
+    )
+
+
 def outcome_from(reply: peer_pb2.LoadReply) -> LoadOutcome:
     """A peer's answer as if the load had been here."""
     return LoadOutcome(
@@ -100,7 +111,7 @@ def error_of(model_id: str, outcome: LoadOutcome) -> MeshError:
             )
         case Refusal.REMOVED if not outcome.retry_elsewhere:
             return model_not_found(model_id)
-        case Refusal.REMOVED:
+        case Refusal.REMOVED | Refusal.NOT_ELIGIBLE:
             return MeshError(
                 grpc.StatusCode.UNAVAILABLE, Reason.NO_PLACE, outcome.message, model_id, RETRY_AFTER_S
             )

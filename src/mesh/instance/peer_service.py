@@ -4,8 +4,9 @@ import asyncio
 
 from mesh.dataplane import DataPlane
 from mesh.instance.calls import Rpc, service
+from mesh.instance.candidates import Candidates
 from mesh.instance.loader import Loader
-from mesh.instance.outcomes import NO_RUNTIME, LoadOutcome
+from mesh.instance.outcomes import NO_RUNTIME, LoadOutcome, not_eligible
 from mesh.instance.placer import Placer, model_info
 from mesh.instance.registration import Company
 from mesh.instance.usage import Rates
@@ -35,6 +36,7 @@ class PeerService:
         instance_id: str,
         placer: Placer,
         loader: Loader | None,
+        candidates: Candidates,
         dataplane: DataPlane,
         ring: DecisionRing,
         rates: Rates,
@@ -42,6 +44,7 @@ class PeerService:
         self._instance_id = instance_id
         self._placer = placer
         self._loader = loader
+        self._candidates = candidates
         self._dataplane = dataplane
         self._ring = ring
         self._rates = rates
@@ -67,6 +70,10 @@ class PeerService:
         if self._loader is None:
             return self._reply(request.model_id, NO_RUNTIME)
         record = await self._placer.record(request.model_id)
+        if (
+            why_not := self._candidates.forbidden_here(record.type)
+        ) and request.model_id not in self._loader.cache:
+            return self._reply(request.model_id, not_eligible(why_not))
         waiter = self._loader.load(
             model_info(request.model_id, record),
             last_used_ms=request.last_used_ms,

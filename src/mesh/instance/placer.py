@@ -324,14 +324,16 @@ class Placer:
 
     def _choose_now(self, record: ModelRecord, attempt: Attempt) -> Placement:
         self._candidates.refresh()
+        now_ms = self._now_ms()
         return choose(
             self._candidates.ranked,
             attempt.request(record.type, record.copies, record.failures, self._routes.suspects()),
-            self._now_ms(),
+            now_ms,
             self._random,
             self_id=self._instance_id,
             reservations=self._candidates.reservations,
             filters=attempt.conditions,
+            avoid=self._candidates.rollouts.replaced(now_ms),
         )
 
     async def _load(
@@ -414,6 +416,10 @@ def _nowhere(model_id: str, placement: Placement, record: ModelRecord) -> MeshEr
             )
         case PlacementReason.ALL_EXCLUDED if record.failures:
             return error_of_record(model_id, record)
+        case PlacementReason.NOT_ELIGIBLE:
+            return MeshError(
+                grpc.StatusCode.UNAVAILABLE, Reason.NO_PLACE, placement.message, model_id, RETRY_AFTER_S
+            )
         case PlacementReason.NO_ROOM:
             code = grpc.StatusCode.RESOURCE_EXHAUSTED
         case _:

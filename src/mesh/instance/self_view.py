@@ -7,6 +7,7 @@ from mesh.instance.loader import Loader
 from mesh.instance.metrics import InstanceGauges
 from mesh.instance.settings import Settings
 from mesh.instance.usage import Rates
+from mesh.instance.versions import version_number
 from mesh.placement import NEVER_USED_MS, UNIT_BYTES, InstanceView
 from mesh.registry import EMPTY_CACHE, InstanceRecord
 
@@ -49,6 +50,7 @@ class SelfView:
         settings = self._settings
         told = InstanceRecord(
             start_time=self._started_ms,
+            version=version_number(settings.version),
             location=settings.location,
             zone=settings.zone,
             labels=settings.labels,

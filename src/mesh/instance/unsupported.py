@@ -14,8 +14,6 @@ _WITHOUT_EFFECT = {
     "MM_CONC_SCALEUP_BANDWIDTH_PCT": "models are not scaled by load",
     "MM_AUTO_REGISTER_MODELS": "register models through the management API",
     "MM_AUTO_REGISTER_MODEL_PATH": "register models through the management API",
-    "MM_TYPE_CONSTRAINTS": "type constraints are not supported",
-    "MM_TYPE_CONSTRAINTS_PATH": "type constraints are not supported",
     "MM_PAYLOAD_PROCESSORS": "payload processors are not supported",
     "MM_PAYLOAD_PROCESSORS_THREADS": "payload processors are not supported",
     "MM_PAYLOAD_PROCESSORS_CAPACITY": "payload processors are not supported",

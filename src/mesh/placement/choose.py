@@ -130,7 +130,13 @@ def _nowhere(request: PlacementRequest, search: Search, policy: PlacementPolicy)
     refused = list(search.refusals())
     kinds = {kind for _, _, kind in refused}
     reason = next((kind for kind in _TELLING if kind in kinds), PlacementReason.NO_INSTANCES)
-    if not refused:
+    if refused and not search.any_eligible:
+        required = ", ".join(sorted(search.required))
+        message = (
+            "There are no running instances that meet the label requirements of type "
+            f"{request.model_type}: [{required}]"
+        )
+    elif not refused:
         message = f"No instance is there for model {request.model_id}"
     else:
         whys = Counter(why for _, why, _ in refused)

@@ -30,6 +30,8 @@ class Refusal(StrEnum):
     #: An earlier copy could not be unloaded and may still be there.
     STUCK_UNLOAD = "stuck_unload"
     SHUTTING_DOWN = "shutting_down"
+    #: Its labels do not allow the type; the peer that asked may not have heard of new rules yet.
+    NOT_ELIGIBLE = "not_eligible"
 
 
 class Failure(StrEnum):

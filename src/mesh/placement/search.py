@@ -7,6 +7,7 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any
 
+from mesh.placement.constraints import Labels
 from mesh.placement.decisions import Candidate
 from mesh.placement.limits import size_text
 from mesh.placement.placements import InstanceFilter, PlacementPolicy, PlacementReason
@@ -100,6 +101,16 @@ class Search:
     def found(self) -> bool:
         """Whether any instance can take the model; only then is there a `best`."""
         return bool(self._lanes)
+
+    @property
+    def required(self) -> Labels:
+        """Labels that an instance must have."""
+        return self._required
+
+    @property
+    def any_eligible(self) -> bool:
+        """Whether any instance has the labels that it must have."""
+        return bool(self._eligible.groups)
 
     def shortlist(self) -> list[Standing]:
         """Those about as good as the best, each judged by its own record; the best one first."""

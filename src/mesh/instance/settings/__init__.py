@@ -5,11 +5,13 @@ from mesh.instance.settings.fields import SettingDescription, SettingError, sett
 from mesh.instance.settings.instance import Settings, describe
 from mesh.instance.settings.lifecycle import LifecycleSettings
 from mesh.instance.settings.metrics import MetricsSettings
+from mesh.instance.settings.placement import PlacementSettings
 
 __all__ = [
     "EvictionSettings",
     "LifecycleSettings",
     "MetricsSettings",
+    "PlacementSettings",
     "SettingDescription",
     "SettingError",
     "Settings",

@@ -27,6 +27,7 @@ from mesh.instance.settings.fields import (
 )
 from mesh.instance.settings.lifecycle import LifecycleSettings
 from mesh.instance.settings.metrics import MetricsSettings, metrics_settings
+from mesh.instance.settings.placement import PlacementSettings
 
 #: Length of an instance id: the end of the pod name, ``<replica set>-<pod>``, as KServe ModelMesh has it.
 INSTANCE_ID_LENGTH = 12
@@ -116,9 +117,12 @@ class Settings:
         "INTERNAL_SERVING_GRPC_SOCKET_PATH", text, "unix socket for inference, where it differs", default=""
     )
     location: str = setting(
-        "MM_LOCATION", text, "where the pod runs, for people; default its address", default=""
+        "MM_LOCATION",
+        text,
+        "host or node of the pod, over which copies are spread; default its address",
+        default="",
     )
-    zone: str = setting("MM_ZONE", text, "zone of the pod, for people", default="")
+    zone: str = setting("MM_ZONE", text, "zone of the pod, over which copies are spread", default="")
     labels: tuple[str, ...] = setting(
         "MM_LABELS", name_set, "labels of the instance, separated by commas", default=()
     )
@@ -148,6 +152,7 @@ class Settings:
         default=4,
     )
     eviction: EvictionSettings = group(EvictionSettings)
+    placement: PlacementSettings = group(PlacementSettings)
     lifecycle: LifecycleSettings = group(LifecycleSettings)
     pull_models: bool = setting(
         "USE_EMBEDDED_PULLER",
@@ -229,6 +234,10 @@ class Settings:
         ):
             if getattr(self, one) and getattr(self, other):
                 raise SettingError(f"{_name_of(one)} and {_name_of(other)} are both set: unset one of them")
+        if self.placement.type_constraints is not None and self.placement.type_constraints_path:
+            raise SettingError(
+                "MM_TYPE_CONSTRAINTS and MM_TYPE_CONSTRAINTS_PATH are both set: unset one of them"
+            )
         if self.adapter not in {"spi", "mlserver", "triton", "none"}:
             raise SettingError(f"MESH_ADAPTER={self.adapter!r}: must be spi, mlserver, triton or none")
 
