@@ -17,6 +17,10 @@ class Reason(StrEnum):
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     VMODEL_NOT_FOUND = "VMODEL_NOT_FOUND"
     MODEL_EXISTS = "MODEL_EXISTS"
+    #: A vmodel has another owner.
+    VMODEL_EXISTS = "VMODEL_EXISTS"
+    #: A vmodel has another target than the caller took for granted.
+    UNEXPECTED_TARGET = "UNEXPECTED_TARGET"
     MODEL_REFERENCED = "MODEL_REFERENCED"
     INVALID_ARGUMENT = "INVALID_ARGUMENT"
     #: Every instance refused to load the model.
@@ -28,6 +32,8 @@ class Reason(StrEnum):
     #: Making room would evict models that are in use.
     CHURN = "CHURN"
     LOAD_FAILED = "LOAD_FAILED"
+    #: A vmodel's target was not ready in time; it still is being made so.
+    TRANSITION_TIMEOUT = "TRANSITION_TIMEOUT"
     LOAD_TIMEOUT = "LOAD_TIMEOUT"
     #: No copy answered.
     UNREACHABLE = "UNREACHABLE"
