@@ -73,6 +73,31 @@ class Client:
             model_mesh_pb2.UnregisterModelRequest(modelId=model_id), timeout=20
         )
 
+    async def set_vmodel(
+        self,
+        vmodel_id: str,
+        target: str,
+        *,
+        info: model_mesh_pb2.ModelInfo | None = None,
+        timeout_s: float = 20,
+        **fields: Any,
+    ) -> model_mesh_pb2.VModelStatusInfo:
+        return await self.management.setVModel(
+            model_mesh_pb2.SetVModelRequest(
+                vModelId=vmodel_id, targetModelId=target, modelInfo=info, **fields
+            ),
+            timeout=timeout_s,
+        )
+
+    async def delete_vmodel(self, vmodel_id: str, owner: str = "") -> None:
+        request = model_mesh_pb2.DeleteVModelRequest(vModelId=vmodel_id, owner=owner)
+        await self.management.deleteVModel(request, timeout=20)
+
+    async def vmodel_status(self, vmodel_id: str, owner: str = "") -> model_mesh_pb2.VModelStatusInfo:
+        return await self.management.getVModelStatus(
+            model_mesh_pb2.GetVModelStatusRequest(vModelId=vmodel_id, owner=owner), timeout=20
+        )
+
     async def status(self, model_id: str) -> model_mesh_pb2.ModelStatusInfo:
         return await self.management.getModelStatus(
             model_mesh_pb2.GetStatusRequest(modelId=model_id), timeout=20

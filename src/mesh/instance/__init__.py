@@ -11,6 +11,7 @@ from mesh.instance.settings import (
     PlacementSettings,
     SettingError,
     Settings,
+    VModelSettings,
     describe,
 )
 
@@ -24,6 +25,7 @@ __all__ = [
     "SettingError",
     "Settings",
     "StartRefused",
+    "VModelSettings",
     "describe",
     "run",
     "serve",

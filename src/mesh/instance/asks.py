@@ -108,7 +108,50 @@ class Asks:
             self._dataplane.answer_status(ask.token, bug.status_number, bug.message, bug.details())
 
     async def _decide(self, ask: Ask) -> None:
-        model_id = await self._active_model(ask.model_id) if ask.is_vmodel else ask.model_id
+        if not ask.is_vmodel:
+            await self._decide_for(ask, ask.model_id)
+            return
+        model_id = await self._active_model(ask.model_id)
+        try:
+            await self._decide_for(ask, model_id)
+        except MeshError as error:
+            if error.reason is not Reason.MODEL_NOT_FOUND:
+                raise
+            await self._decide_for_successor(ask, model_id)
+
+    async def _decide_for_successor(self, ask: Ask, gone: str) -> None:
+        """Goes by what the store says, since the active model as known here is not registered any more."""
+        for model_id in await self._models_of(ask.model_id):
+            if model_id != gone:
+                try:
+                    await self._decide_for(ask, model_id)
+                except MeshError as error:
+                    if error.reason is not Reason.MODEL_NOT_FOUND:
+                        raise
+                    gone = model_id
+                else:
+                    return
+        raise MeshError(
+            grpc.StatusCode.INTERNAL,
+            Reason.MODEL_NOT_FOUND,
+            f"Target model {gone} of vmodel {ask.model_id} not found",
+            gone,
+        )
+
+    async def _models_of(self, vmodel_id: str) -> tuple[str, str]:
+        """Its active model and its target, as the store has them now."""
+        try:
+            record = await self._registry.vmodels.fetch(vmodel_id)
+        except RegistryError as error:
+            raise registry_unavailable(
+                f"the active model of vmodel {vmodel_id} is not registered, and its successor not known: {error}",
+                vmodel_id,
+            ) from None
+        if record is None:
+            raise vmodel_not_found(vmodel_id)
+        return record.active, record.target
+
+    async def _decide_for(self, ask: Ask, model_id: str) -> None:
         peer = self._peers.at(ask.endpoint)
         match ask.reason:
             case "not_here" if peer is not None:

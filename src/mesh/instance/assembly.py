@@ -36,6 +36,7 @@ from mesh.instance.self_view import SelfView
 from mesh.instance.server_calls import ServerCalls
 from mesh.instance.settings import Settings
 from mesh.instance.usage import Rates
+from mesh.instance.vmodels import ReferenceAudit, Transitions, VModelRecords, VModels
 from mesh.placement import (
     Bootstrap,
     CacheLimits,
@@ -74,6 +75,8 @@ class Parts:
     candidates: Candidates
     placer: Placer
     catalog: Catalog
+    transitions: Transitions
+    reference_audit: ReferenceAudit
     inbox: Inbox
     control: ControlServer
     collector: InstanceCollector
@@ -197,6 +200,24 @@ def assemble(
         now_ms,
         read_only=settings.lifecycle.read_only,
     )
+    vmodel_records = VModelRecords(registry)
+    transitions = Transitions(
+        registry,
+        vmodel_records,
+        catalog,
+        placer,
+        ring,
+        patience_ms=settings.vmodels.patience_ms,
+        now_ms=steady_ms,
+    )
+    vmodels = VModels(
+        registry,
+        vmodel_records,
+        catalog,
+        default_owner=settings.vmodels.default_owner,
+        read_only=settings.lifecycle.read_only,
+        now_ms=now_ms,
+    )
     asks = Asks(
         own_id,
         registry,
@@ -213,7 +234,7 @@ def assemble(
     )
     answers = ServerAnswers(settings.version)
     rpcs = (
-        ManagementService(catalog).rpcs()
+        ManagementService(catalog, vmodels).rpcs()
         | AdminService(own_id, registry, peers, peer_service).rpcs()
         | peer_service.rpcs()
         | answers.rpcs()
@@ -232,6 +253,8 @@ def assemble(
         candidates=candidates,
         placer=placer,
         catalog=catalog,
+        transitions=transitions,
+        reference_audit=ReferenceAudit(registry),
         inbox=Inbox(dataplane, asks, Calls(dataplane, rpcs)),
         control=ControlServer(rpcs, answers, run_dir=settings.run_dir),
         collector=InstanceCollector(

@@ -11,6 +11,7 @@ from mesh.instance.errors import MeshError, Reason, read_only, registry_unavaila
 from mesh.instance.peer_service import PeerService
 from mesh.instance.peers import Peers
 from mesh.instance.placer import Found, Placer
+from mesh.placement.vmodels import CopyCount
 from mesh.protos import model_mesh_pb2 as api
 from mesh.protos import peer_pb2
 from mesh.registry import KEEP, InvalidRecord, Keep, ModelRecord, Registry, RegistryError
@@ -174,6 +175,15 @@ class Catalog:
             ]
             reply.modelCopyInfos.extend(sorted(infos, key=lambda info: info.time, reverse=True))
         return reply
+
+    async def count_copies(self, model_id: str) -> CopyCount:
+        """Counts the model's copies, as their instances tell. One that does not answer counts as listed."""
+        record = self._registry.models.get(model_id)
+        if record is None:
+            return CopyCount()
+        copies, _ = await self._copies(model_id, record)
+        loaded = sum(copy.copyStatus == _Status.LOADED for copy in copies)
+        return CopyCount(loaded, len(copies))
 
     def _overall(
         self, record: ModelRecord, copies: list[api.ModelStatusInfo.ModelCopyInfo], reached: bool

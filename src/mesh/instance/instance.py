@@ -15,6 +15,7 @@ from mesh.instance.loader import Loader
 from mesh.instance.method_rules import MethodRules
 from mesh.instance.metrics import serve_metrics
 from mesh.instance.peers import Peer
+from mesh.instance.periodic import repeat
 from mesh.instance.prestop import Prestop
 from mesh.instance.probes import Probes
 from mesh.instance.settings import Settings
@@ -148,6 +149,7 @@ class Instance:
             self._run("watch of the model server", self._keep_watching(self._runtime, parts, parts.loader))
         self._run("method rules", self.rules.follow(parts.dataplane))
         self._run("type rules", self._type_rules.follow(parts.candidates.set_constraints))
+        self._lead(parts)
         await self._stand_for_election()
         if settings.metrics.port is not None:
             self._endpoints.append(serve_metrics(parts.collector, settings.host, settings.metrics.port))
@@ -191,6 +193,18 @@ class Instance:
                 f"instance id {own_id} is taken: an instance at {record.endpoint} answers to it; give each instance"
                 " an id of its own"
             )
+
+    def _lead(self, parts: Parts) -> None:
+        """Starts what only the leader does; it stands by while another instance leads."""
+        if self.settings.lifecycle.read_only:
+            return
+        vmodels = self.settings.vmodels
+        parts.transitions.start()
+        for name, every_ms, run in (
+            ("review of vmodels", vmodels.review_interval_ms, parts.transitions.review),
+            ("audit of references", vmodels.audit_interval_ms, parts.reference_audit.run),
+        ):
+            self._run(name, repeat(name, every_ms / 1_000, run))
 
     async def _stand_for_election(self) -> None:
         try:
@@ -304,6 +318,7 @@ class Instance:
 
 async def _close_parts(parts: Parts) -> None:
     await parts.inbox.close()
+    await parts.transitions.close()
     await parts.catalog.close()
     await parts.placer.close()
     if parts.loader is not None:

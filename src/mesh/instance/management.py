@@ -2,8 +2,6 @@
 
 from typing import Protocol
 
-import grpc
-
 from mesh.instance.calls import Rpc, service
 from mesh.instance.errors import MeshError, Reason, invalid
 from mesh.protos import model_mesh_pb2 as api
@@ -52,11 +50,25 @@ class Models(Protocol):
         """Epoch milliseconds."""
 
 
+class VModels(Protocol):
+    """What the management API asks of the instance about vmodels; see `mesh.instance.vmodels.VModels`."""
+
+    async def set(self, request: api.SetVModelRequest) -> api.VModelStatusInfo:
+        """Creates a vmodel or gives it another target."""
+
+    async def delete(self, request: api.DeleteVModelRequest) -> api.DeleteVModelResponse:
+        """Deletes a vmodel."""
+
+    async def status(self, request: api.GetVModelStatusRequest) -> api.VModelStatusInfo:
+        """Tells a vmodel's status."""
+
+
 class ManagementService:
     """The rpcs, each from request to reply."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, vmodels: VModels) -> None:
         self._models = models
+        self._vmodels = vmodels
 
     async def register_model(self, request: api.RegisterModelRequest) -> api.ModelStatusInfo:
         """Creates a model; the same call again succeeds."""
@@ -111,18 +123,6 @@ class ManagementService:
             return status
         return await self._models.status(model_id)
 
-    async def set_vmodel(self, request: api.SetVModelRequest) -> api.VModelStatusInfo:
-        """Refuses: vmodels are not implemented yet."""
-        raise _no_vmodels("setVModel")
-
-    async def delete_vmodel(self, request: api.DeleteVModelRequest) -> api.DeleteVModelResponse:
-        """Refuses: vmodels are not implemented yet."""
-        raise _no_vmodels("deleteVModel")
-
-    async def get_vmodel_status(self, request: api.GetVModelStatusRequest) -> api.VModelStatusInfo:
-        """Refuses: vmodels are not implemented yet."""
-        raise _no_vmodels("getVModelStatus")
-
     def rpcs(self) -> dict[str, Rpc]:
         """The methods, also by the names that old clients call, by their full names."""
         rpcs = {
@@ -130,9 +130,9 @@ class ManagementService:
             "unregisterModel": Rpc(self.unregister_model, api.UnregisterModelRequest),
             "getModelStatus": Rpc(self.get_model_status, api.GetStatusRequest),
             "ensureLoaded": Rpc(self.ensure_loaded, api.EnsureLoadedRequest),
-            "setVModel": Rpc(self.set_vmodel, api.SetVModelRequest),
-            "deleteVModel": Rpc(self.delete_vmodel, api.DeleteVModelRequest),
-            "getVModelStatus": Rpc(self.get_vmodel_status, api.GetVModelStatusRequest),
+            "setVModel": Rpc(self._vmodels.set, api.SetVModelRequest),
+            "deleteVModel": Rpc(self._vmodels.delete, api.DeleteVModelRequest),
+            "getVModelStatus": Rpc(self._vmodels.status, api.GetVModelStatusRequest),
         }
         rpcs["addModel"] = rpcs["registerModel"]
         rpcs["deleteModel"] = rpcs["unregisterModel"]
@@ -142,9 +142,3 @@ class ManagementService:
 def _require_id(model_id: str) -> None:
     if not model_id:
         raise invalid("must provide non-empty modelId")
-
-
-def _no_vmodels(rpc: str) -> MeshError:
-    return MeshError(
-        grpc.StatusCode.UNIMPLEMENTED, Reason.INVALID_ARGUMENT, f"{rpc} is not implemented: use model ids"
-    )

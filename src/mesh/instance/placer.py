@@ -209,6 +209,14 @@ class Placer:
             raise errors[-1]
         return len(outcomes) - len(errors)
 
+    def has_place(self, model_id: str) -> bool:
+        """Whether an instance without a copy may have one, now or when it has room or has got over a failure."""
+        record = self._registry.models.get(model_id)
+        if record is None:
+            return False
+        reason = self._choose_now(record.but(failures={}), Attempt(model_id, self._now_ms())).reason
+        return reason in {PlacementReason.CHOSEN, PlacementReason.NO_ROOM}
+
     def _placed(self, model_id: str, task: asyncio.Task[Found]) -> None:
         del self._placing[model_id]
         if task.cancelled():

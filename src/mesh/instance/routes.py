@@ -239,11 +239,20 @@ class Routes:
             self._models_at.setdefault(instance_id, set()).add(model_id)
         self.refresh(model_id)
 
-    def _vmodel_changed(self, vmodel_id: str, _: VModelRecord | None, record: VModelRecord | None) -> None:
-        if record is None:
+    def _vmodel_changed(self, vmodel_id: str, old: VModelRecord | None, new: VModelRecord | None) -> None:
+        if new is None:
             self._dataplane.remove_alias(vmodel_id)
-        else:
-            self._dataplane.set_alias(vmodel_id, record.active)
+            return
+        if old is not None and old.active != new.active == old.target:
+            # It moved when its target was loaded: all of the copies take over, not the one that was loaded first.
+            for instance_id in self._copies_of(new.active):
+                if (peer := self._peers.get(instance_id)) is not None:
+                    self.note_loaded(new.active, peer)
+        self._dataplane.set_alias(vmodel_id, new.active)
+
+    def _copies_of(self, model_id: str) -> Iterable[str]:
+        record = self._registry.models.get(model_id)
+        return () if record is None else record.copies
 
     def _instance_changed(
         self, instance_id: str, old: InstanceRecord | None, new: InstanceRecord | None

@@ -17,7 +17,6 @@ _WITHOUT_EFFECT = {
     "MM_PAYLOAD_PROCESSORS": "payload processors are not supported",
     "MM_PAYLOAD_PROCESSORS_THREADS": "payload processors are not supported",
     "MM_PAYLOAD_PROCESSORS_CAPACITY": "payload processors are not supported",
-    "MM_DEFAULT_VMODEL_OWNER": "vmodels cannot be set here",
     "MM_INFO_METRICS": "not supported",
     "MM_LOG_EACH_INVOKE": "not supported",
     "MM_LOG_REQUEST_HEADERS": "not supported",

@@ -19,6 +19,8 @@ class DecisionKind(StrEnum):
     SCALE_UP = "scale_up"
     SCALE_DOWN = "scale_down"
     MOVE = "move"
+    #: A vmodel moved to the model.
+    SWITCH = "switch"
 
 
 @dataclass(frozen=True, slots=True)

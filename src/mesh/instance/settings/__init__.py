@@ -6,6 +6,7 @@ from mesh.instance.settings.instance import Settings, describe
 from mesh.instance.settings.lifecycle import LifecycleSettings
 from mesh.instance.settings.metrics import MetricsSettings
 from mesh.instance.settings.placement import PlacementSettings
+from mesh.instance.settings.vmodels import VModelSettings
 
 __all__ = [
     "EvictionSettings",
@@ -15,6 +16,7 @@ __all__ = [
     "SettingDescription",
     "SettingError",
     "Settings",
+    "VModelSettings",
     "describe",
     "settings_of",
 ]

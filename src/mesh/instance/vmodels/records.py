@@ -91,7 +91,9 @@ class VModelRecords:
         deadline = time.monotonic() + CHANGE_TIMEOUT_S
         while True:
             try:
-                return await self._try_change(vmodel_id, decide, models, max(0.1, deadline - time.monotonic()))
+                return await self._try_change(
+                    vmodel_id, decide, models, max(0.1, deadline - time.monotonic())
+                )
             except _ModelsChanged:
                 if time.monotonic() >= deadline:
                     raise registry_unavailable(

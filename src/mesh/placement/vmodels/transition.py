@@ -19,7 +19,7 @@ class CopyRefused:
 
     Attributes:
         message: for people.
-        everywhere: every instance that could have it has one already, so that none is to be waited for.
+        everywhere: no instance without a copy can ever have one, so that none is to be waited for.
     """
 
     message: str
@@ -34,12 +34,14 @@ class TransitionView:
         active: copies of the model that serves.
         target: copies of the one that is to serve.
         refusal: why the copies last asked for were not all made; None where they were, or none were asked for.
+        most: copies that the target may have by its policy; 0 for any number.
         waited_ms: since the first step.
     """
 
     active: CopyCount
     target: CopyCount
     refusal: CopyRefused | None = None
+    most: int = 0
     waited_ms: int = 0
 
 
@@ -89,6 +91,9 @@ def next_transition_step(view: TransitionView, patience_ms: int = PATIENCE_MS) -
         return Switch("the active model has no copy")
     if loaded >= wanted:
         return Switch(f"it has {_copies(loaded)}, as many as the active model")
+    if 0 < view.most <= loaded:
+        return Switch(f"it has {_copies(loaded)}, as many as its policy allows")
+    wanted = min(wanted, view.most or wanted)
     if view.refusal is None:
         missing = wanted - view.target.listed
         return MakeCopies(missing) if missing > 0 else LookAgain(LOADING_LOOK_MS)

@@ -1,0 +1,353 @@
+"""Vmodels as their users know them: setting, moving, deleting and asking them, whatever happens meanwhile."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+
+from mesh.instance import LifecycleSettings, VModelSettings
+from mesh.protos import model_mesh_pb2 as api
+from mesh.registry import Delete, ModelRecord, Put, VModelRecord
+from tests.instance.meshes import Client, Mesh, eventually
+from tests.instance.scripted_runtime import MIB, ScriptedRuntime
+
+VStatus = api.VModelStatusInfo
+Status = api.ModelStatusInfo
+INFO = api.ModelInfo(type="test")
+
+
+def _references(mesh: Mesh) -> dict[str, int]:
+    return {model_id: record.refs for model_id, record in mesh.instances[0].registry.models.items()}
+
+
+async def _copies(mesh: Mesh, model_id: str, count: int) -> None:
+    """Has a model loaded on so many instances."""
+    placer = mesh.instances[0].parts.placer
+    await placer.raise_copies(model_id, count, last_used_ms=0, why="the test wants them")
+    await eventually(
+        lambda: len([runtime for runtime in mesh.runtimes if model_id in runtime.loaded]) == count
+    )
+
+
+async def _refused(call: Any, code: grpc.StatusCode, message: str) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await call
+    assert (error.value.code(), error.value.details()) == (code, message)
+
+
+async def _defined(client: Client, vmodel_id: str, model_id: str) -> bool:
+    status = await client.vmodel_status(vmodel_id)
+    return status.status == VStatus.DEFINED and status.activeModelId == model_id
+
+
+async def test_a_vmodel_is_made_with_its_model_asked_and_deleted_with_it(mesh: Mesh) -> None:
+    clients = [await mesh.add() for _ in range(2)]
+    await mesh.settle()
+    reply = await clients[0].set_vmodel(
+        "v", "m", info=INFO, autoDeleteTargetModel=True, loadNow=True, sync=True, owner="me"
+    )
+    assert (reply.status, reply.activeModelId, reply.targetModelId) == (VStatus.DEFINED, "m", "m")
+    assert (reply.activeModelStatus.status, reply.owner) == (Status.LOADED, "me")
+    assert not reply.HasField("targetModelStatus")
+    for client in clients:
+        assert await client.infer_vmodel("v") == b"m:x"
+        assert (await client.vmodel_status("v")).activeModelStatus.status == Status.LOADED
+    await _refused(clients[1].unregister("m"), grpc.StatusCode.FAILED_PRECONDITION, "Model m has referents")
+
+    assert (await clients[1].vmodel_status("v", owner="you")) == VStatus()
+    await clients[1].delete_vmodel("v", owner="you")
+    assert (await clients[1].vmodel_status("v")).status == VStatus.DEFINED
+    await clients[1].delete_vmodel("v", owner="me")
+    await clients[1].delete_vmodel("v")
+    assert (await clients[0].vmodel_status("v")) == VStatus()
+    assert (await clients[0].status("m")).status == Status.NOT_FOUND
+    await eventually(lambda: not any("m" in runtime.loaded for runtime in mesh.runtimes))
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "message"),
+    [
+        ({"vModelId": ""}, grpc.StatusCode.INVALID_ARGUMENT, "Must provide vModelId"),
+        (
+            {"targetModelId": ""},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "Must provide target modelId for vmodel v",
+        ),
+        (
+            {"modelInfo": api.ModelInfo(path="p")},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "modelInfo of target model new has no type: give it one, or leave modelInfo out for a model that is"
+            " registered",
+        ),
+        ({"targetModelId": "nobody"}, grpc.StatusCode.NOT_FOUND, "Target model nobody not found"),
+        ({"vModelId": "w", "updateOnly": True}, grpc.StatusCode.NOT_FOUND, "vmodel w not found"),
+        (
+            {"expectedTargetModelId": "other"},
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "Existing target model old does not match expected other",
+        ),
+        (
+            {"vModelId": "w", "expectedTargetModelId": "old"},
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "vmodel w not found",
+        ),
+        (
+            {"owner": "you"},
+            grpc.StatusCode.ALREADY_EXISTS,
+            'vmodel v already exists with different owner "the default"',
+        ),
+        (
+            {"modelInfo": api.ModelInfo(type="other")},
+            grpc.StatusCode.ALREADY_EXISTS,
+            "Target model new already exists with different attribute values",
+        ),
+    ],
+)
+async def test_what_must_not_be_is_refused_and_changes_nothing(
+    mesh: Mesh, fields: dict[str, Any], code: grpc.StatusCode, message: str
+) -> None:
+    client = await mesh.add(vmodels=VModelSettings(default_owner="the default"))
+    for model in ("old", "new"):
+        await client.register(model)
+    await client.set_vmodel("v", "old")
+    request = api.SetVModelRequest(**{"vModelId": "v", "targetModelId": "new"} | fields)
+    await _refused(client.management.setVModel(request, timeout=10), code, message)
+    assert _references(mesh) == {"old": 1, "new": 0}
+
+
+async def test_the_target_gets_as_many_copies_as_the_active_model_before_it_takes_over(mesh: Mesh) -> None:
+    clients = [await mesh.add() for _ in range(3)]
+    await mesh.settle()
+    await clients[0].set_vmodel("v", "old", info=INFO)
+    await _copies(mesh, "old", 2)
+    for runtime in mesh.runtimes:
+        runtime.load_delay_s = 0.5
+    reply = await clients[1].set_vmodel("v", "new", info=INFO)
+    assert (reply.status, reply.activeModelId, reply.targetModelId) == (VStatus.TRANSITIONING, "old", "new")
+    assert reply.targetModelStatus.status == Status.LOADING
+    answers = set()
+    while not await _defined(clients[2], "v", "new"):
+        assert len([runtime for runtime in mesh.runtimes if "old" in runtime.loaded]) == 2, "kept until then"
+        answers |= {await client.infer_vmodel("v") for client in clients}
+        assert b"new:x" not in answers or mesh.loads("new") == 2
+        await asyncio.sleep(0.05)
+    assert mesh.loads("new") == 2
+    for client in clients:
+        await eventually(lambda client=client: _is(client, b"new:x"))
+    assert _references(mesh) == {"old": 0, "new": 1}
+    summaries = [decision.summary for decision in await clients[0].explain("new")]
+    assert any("vmodel v moves here from old: it has 2 copies, as many" in summary for summary in summaries)
+
+
+async def _is(client: Client, answer: bytes) -> bool:
+    return await client.infer_vmodel("v") == answer
+
+
+async def test_a_mesh_without_a_place_for_as_many_copies_moves_with_those_it_has(mesh: Mesh) -> None:
+    clients = [await mesh.add() for _ in range(2)]
+    small = ScriptedRuntime(mesh.socket(), capacity=24 * MIB)
+    clients.append(await mesh.add(small))
+    await mesh.settle()
+    await clients[0].set_vmodel("v", "old", info=INFO)
+    await _copies(mesh, "old", 3)
+    for runtime in mesh.runtimes:
+        runtime.sizes["new"] = 30 * MIB
+    reply = await clients[0].set_vmodel("v", "new", info=INFO, sync=True)
+    assert (reply.status, reply.activeModelId) == (VStatus.DEFINED, "new")
+    assert mesh.loads("new") == 2
+    summaries = [decision.summary for decision in await clients[0].explain("new")]
+    assert any(
+        "it has 2 copies, the active model 3, and more are not to be had" in told for told in summaries
+    )
+
+
+async def test_in_read_only_mode_vmodels_stay_as_they_are(mesh: Mesh) -> None:
+    client = await mesh.add()
+    await client.set_vmodel("v", "m", info=INFO)
+    frozen = await mesh.add(lifecycle=LifecycleSettings(read_only=True))
+    await mesh.settle()
+    assert (await frozen.set_vmodel("v", "m")).status == VStatus.DEFINED
+    for call in (frozen.set_vmodel("v", "new", info=INFO), frozen.delete_vmodel("v")):
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "read-only" in str(error.value.details())
+    assert await frozen.infer_vmodel("v") == b"m:x"
+
+
+async def test_a_copy_that_fails_beside_one_that_is_loaded_is_waited_for_but_not_forever(mesh: Mesh) -> None:
+    patient = VModelSettings(patience_ms=1_000)
+    clients = [await mesh.add(vmodels=patient) for _ in range(2)]
+    await mesh.settle()
+    await clients[0].set_vmodel("v", "old", info=INFO)
+    await _copies(mesh, "old", 2)
+    mesh.runtimes[1].refuse["new"] = (grpc.StatusCode.INTERNAL, "out of memory")
+    await clients[0].set_vmodel("v", "new", info=INFO)
+    await eventually(lambda: mesh.loads("new") >= 2)
+    assert (await clients[0].vmodel_status("v")).activeModelId == "old"
+    await eventually(lambda: _defined(clients[0], "v", "new"), 20)
+
+
+async def test_sync_waits_for_the_move_and_a_failure_ends_the_wait(mesh: Mesh) -> None:
+    clients = [await mesh.add() for _ in range(2)]
+    await mesh.settle()
+    await clients[0].set_vmodel("v", "old", info=INFO, loadNow=True, sync=True)
+    for runtime in mesh.runtimes:
+        runtime.load_delay_s = 0.3
+        runtime.refuse["bad"] = (grpc.StatusCode.INVALID_ARGUMENT, "the file is broken")
+    reply = await clients[1].set_vmodel("v", "good", info=INFO, sync=True)
+    assert (reply.status, reply.activeModelId) == (VStatus.DEFINED, "good")
+    assert reply.activeModelStatus.status == Status.LOADED
+
+    reply = await clients[1].set_vmodel("v", "bad", info=INFO, sync=True)
+    assert (reply.status, reply.activeModelId, reply.targetModelId) == (
+        VStatus.TRANSITION_FAILED,
+        "good",
+        "bad",
+    )
+    assert reply.targetModelStatus.status == Status.LOADING_FAILED
+    assert any("the file is broken" in message for message in reply.targetModelStatus.errors)
+    for client in clients:
+        assert await client.infer_vmodel("v") == b"good:x"
+    assert _references(mesh) == {"old": 0, "good": 1, "bad": 1}
+
+
+async def test_a_failed_transition_goes_on_when_an_instance_can_load_the_target(mesh: Mesh) -> None:
+    client = await mesh.add(vmodels=VModelSettings(review_interval_ms=100))
+    await client.set_vmodel("v", "old", info=INFO, loadNow=True, sync=True)
+    mesh.runtimes[0].refuse["new"] = (grpc.StatusCode.INVALID_ARGUMENT, "no such format here")
+    reply = await client.set_vmodel("v", "new", info=INFO, sync=True)
+    assert reply.status == VStatus.TRANSITION_FAILED
+    await mesh.add()
+    await eventually(lambda: _defined(client, "v", "new"))
+    assert await client.infer_vmodel("v") == b"new:x"
+
+
+async def test_a_target_that_is_replaced_on_the_way_is_let_go(mesh: Mesh) -> None:
+    client = await mesh.add()
+    runtime = mesh.runtimes[0]
+    await client.set_vmodel("v", "old", info=INFO, loadNow=True, sync=True)
+    runtime.hang.add("slow")
+    reply = await client.set_vmodel("v", "slow", info=INFO, autoDeleteTargetModel=True)
+    assert reply.status == VStatus.TRANSITIONING
+    await eventually(lambda: runtime.loads["slow"] == 1)
+    reply = await client.set_vmodel("v", "next", info=INFO, sync=True)
+    assert (reply.status, reply.activeModelId) == (VStatus.DEFINED, "next")
+    assert _references(mesh) == {"old": 0, "next": 1}
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_reverting_and_forcing_leave_no_reference_behind(mesh: Mesh, force: bool) -> None:
+    client = await mesh.add()
+    runtime = mesh.runtimes[0]
+    await client.set_vmodel("v", "old", info=INFO, loadNow=True, sync=True)
+    runtime.hang.add("new")
+    await client.set_vmodel("v", "new", info=INFO)
+    assert _references(mesh) == {"old": 1, "new": 1}
+    chosen, other = ("new", "old") if force else ("old", "new")
+    reply = await client.set_vmodel("v", chosen, force=force)
+    assert (reply.status, reply.activeModelId) == (VStatus.DEFINED, chosen)
+    assert _references(mesh) == {chosen: 1, other: 0}
+    await client.unregister(other)
+    assert (await client.status(other)).status == Status.NOT_FOUND
+
+
+async def test_a_target_that_is_loaded_and_an_active_model_that_is_not_move_at_once(mesh: Mesh) -> None:
+    client = await mesh.add()
+    await client.set_vmodel("v", "old", info=INFO)
+    reply = await client.set_vmodel("v", "new", info=INFO)
+    assert (reply.status, reply.activeModelId) == (VStatus.DEFINED, "new")
+    await client.register("ready", load=True, sync=True)
+    await client.ensure_loaded("new")
+    reply = await client.set_vmodel("v", "ready")
+    assert (reply.status, reply.activeModelId) == (VStatus.DEFINED, "ready")
+
+
+async def test_another_leader_goes_on_with_a_transition(mesh: Mesh) -> None:
+    clients = [await mesh.add() for _ in range(3)]
+    await mesh.settle()
+    await clients[2].set_vmodel("v", "old", info=INFO)
+    await _copies(mesh, "old", 3)
+    leader = next(instance for instance in mesh.instances if instance.registry.election.leading)
+    number = mesh.instances.index(leader)
+    for runtime in mesh.runtimes:
+        runtime.load_delay_s = 1.0
+    await clients[2].set_vmodel("v", "new", info=INFO)
+    await eventually(lambda: mesh.loads("new") > 0)
+    await leader.registry.election.close()
+    other = clients[(number + 1) % 3]
+    await eventually(lambda: _defined(other, "v", "new"), 20)
+    assert _references(mesh) == {"old": 0, "new": 1}
+
+
+async def test_no_request_fails_while_a_vmodel_moves_and_its_old_model_goes(mesh: Mesh) -> None:
+    clients = [await mesh.add() for _ in range(2)]
+    await mesh.settle()
+    await clients[0].set_vmodel("v", "m-0", info=INFO, autoDeleteTargetModel=True, loadNow=True, sync=True)
+    stop = asyncio.Event()
+    answers: set[bytes] = set()
+
+    async def ask(client: Client) -> None:
+        while not stop.is_set():
+            answers.add(await client.infer_vmodel("v"))
+
+    asking = [asyncio.create_task(ask(client)) for client in clients for _ in range(3)]
+    for number in range(1, 6):
+        reply = await clients[number % 2].set_vmodel(
+            "v", f"m-{number}", info=INFO, autoDeleteTargetModel=True, sync=True
+        )
+        assert reply.activeModelId == f"m-{number}"
+        await asyncio.sleep(0.1)
+    stop.set()
+    await asyncio.gather(*asking)
+    assert answers == {f"m-{number}:x".encode() for number in range(6)}
+    assert _references(mesh) == {"m-5": 1}
+
+
+async def test_a_vmodel_whose_model_is_gone_says_so(mesh: Mesh) -> None:
+    client = await mesh.add()
+    vmodels = mesh.instances[0].registry.vmodels
+    await vmodels.update("v", lambda _: VModelRecord(active="gone", target="gone"))
+    await _refused(
+        client.infer_vmodel("v"), grpc.StatusCode.INTERNAL, "Target model gone of vmodel v not found"
+    )
+    assert (await client.vmodel_status("v")).activeModelStatus.status == Status.NOT_FOUND
+    # Setting it with the model's attributes makes it whole.
+    await client.set_vmodel("v", "gone", info=INFO)
+    assert await client.infer_vmodel("v") == b"gone:x"
+    assert _references(mesh) == {"gone": 1}
+
+
+async def test_a_vmodel_that_moved_without_being_noticed_leads_to_its_new_model(mesh: Mesh) -> None:
+    client = await mesh.add()
+    instance = mesh.instances[0]
+    await client.set_vmodel("v", "old", info=INFO, autoDeleteTargetModel=True)
+    await client.register("new")
+    # This instance hears of nothing any more: its mirrors are as they were.
+    for mirror in (instance.registry.vmodels, instance.registry.models):
+        await mirror.close()
+    store = mesh.registry.client()
+    prefix = instance.registry.keys.vmodels
+    entry, _ = await store.read(prefix + "v")
+    assert entry is not None
+    await store.transact(
+        {},
+        [
+            Put(prefix + "v", entry.value.replace(b'"old"', b'"new"')),
+            Delete(instance.registry.keys.models + "old"),
+        ],
+    )
+    assert await client.infer_vmodel("v") == b"new:x"
+
+
+async def test_counts_that_were_wrong_are_mended(mesh: Mesh) -> None:
+    client = await mesh.add(vmodels=VModelSettings(audit_interval_ms=100))
+    await client.set_vmodel("v", "m", info=INFO)
+    await client.register("leaked")
+    models = mesh.instances[0].registry.models
+    await models.update("leaked", lambda record: record.but(refs=1))  # type: ignore[union-attr]
+    await models.update("m", lambda record: record.but(refs=3))  # type: ignore[union-attr]
+    await models.update("left", lambda _: ModelRecord(type="test", refs=1, auto_delete=True))
+    await eventually(lambda: _references(mesh) == {"m": 1, "leaked": 0})
+    await client.unregister("leaked")
