@@ -12,6 +12,7 @@ from mesh.placement import (
     CloseCopy,
     CopyState,
     Deregister,
+    EvictionPolicy,
     ForgetFailure,
     Instruction,
     LoadFailed,
@@ -20,6 +21,8 @@ from mesh.placement import (
     LoadTimedOut,
     MeasureSize,
     PredictSize,
+    ProtectionChanged,
+    EvictionRanking,
     Register,
     Registered,
     RegistrationRefused,
@@ -76,21 +79,24 @@ class CacheMachine(RuleBasedStateMachine):
         #: Bookings that prediction got wrong, so that more is held than was set aside.
         self.growth: Counter[str] = Counter()
         self.lost = 0
+        self.pinned: set[str] = set()
         self.set_aside: dict[str, int] = {}
 
     @initialize(
         loader_threads=st.integers(1, 3),
         churn_ms=st.sampled_from([0, 5_000]),
         just_loaded_ms=st.sampled_from([0, 1_000]),
+        ranking=st.sampled_from(EvictionRanking),
     )
-    def start(self, loader_threads: int, churn_ms: int, just_loaded_ms: int) -> None:
+    def start(self, loader_threads: int, churn_ms: int, just_loaded_ms: int, ranking: EvictionRanking) -> None:
         self.shell = Shell(
             limits(
                 loader_threads=loader_threads,
                 min_churn_age_ms=churn_ms,
                 just_loaded_ms=just_loaded_ms,
                 failure_expiry_ms=60_000,
-            )
+            ),
+            EvictionPolicy(ranking),
         )
         self.shell.watch = self.obey
 
@@ -145,6 +151,7 @@ class CacheMachine(RuleBasedStateMachine):
                 assert instruction.message
             case ReportEvicted():
                 assert not self.shell.in_flight.get(instruction.model_id), "evicted with requests in flight"
+                assert instruction.model_id not in self.pinned
                 assert instruction.age_ms >= 0
             case ReportCapacityLost():
                 self.lost += instruction.units
@@ -229,6 +236,11 @@ class CacheMachine(RuleBasedStateMachine):
             self.shell.in_flight[model_id] = requests
             self.shell.send(Used(model_id, self.shell.now, requests))
 
+    @rule(model_id=models, priority=st.integers(-1, 1), unlikely=st.integers(0, 4))
+    def protect(self, model_id: str, priority: int, unlikely: int) -> None:
+        (self.pinned.add if unlikely == 4 else self.pinned.discard)(model_id)
+        self.shell.send(ProtectionChanged(model_id, priority, unlikely == 4))
+
     @rule(model_id=models)
     def end_requests(self, model_id: str) -> None:
         self.shell.in_flight.pop(model_id, None)
@@ -302,7 +314,14 @@ class CacheMachine(RuleBasedStateMachine):
         assert cache.lost_units == self.lost
         assert len(cache) == len(entries)
         assert cache.loads_in_progress == len(self.waiting)
-        assert cache.oldest_used_ms == min((copy.last_used_ms for copy in entries), default=2**63 - 1)
+        assert cache.oldest_used_ms == min(
+            (
+                copy.last_used_ms
+                for copy in entries
+                if copy.model_id not in self.pinned or copy.state is CopyState.FAILED
+            ),
+            default=2**63 - 1,
+        )
         assert min(cache.used_units, cache.pending_units, cache.resident_units, cache.unloading_units) >= 0
 
     @invariant()

@@ -130,7 +130,7 @@ def assemble(
         local.endpoint = _connect_runtime(dataplane, runtime, parameters)
         chronicle = Chronicle(ring, metrics, now_ms)
         loader = Loader(
-            LocalCache(_limits(settings, parameters)),
+            LocalCache(_limits(settings, parameters), settings.eviction.policy),
             ServerCalls(runtime, metrics, load_times.add, steady_ms),
             dataplane,
             registration,

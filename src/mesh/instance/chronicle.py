@@ -76,6 +76,7 @@ class Chronicle:
                 # Told when the model is loaded or not; that of one which is there already has been told.
                 self._evicted_for.setdefault(report.for_model, []).append(report.model_id)
             summary += f", to make room for {report.for_model}"
+        summary += f"; {report.why}"
         self._note(
             DecisionKind.EVICTION, report.model_id, summary, (report.for_model,) if report.for_model else ()
         )

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from mesh.instance.loader import Loader
 from mesh.instance.registration import Registration
-from mesh.placement import RemovalReason
+from mesh.placement import CopyPolicy, ProtectionChanged, RemovalReason
 from mesh.registry import ModelRecord, Registry
 
 
@@ -47,10 +47,18 @@ class Reconciliation:
                 self._registration.remove_copy(model_id)
             if self._instance_id in record.failures:
                 self._registration.remove_failure(model_id)
+            self._protect(model_id, None, record)
         self._registry.models.subscribe(self._changed)
+
+    def _protect(self, model_id: str, old: ModelRecord | None, new: ModelRecord | None) -> None:
+        policy = CopyPolicy.from_members(new.policy if new is not None else {})
+        before = CopyPolicy.from_members(old.policy if old is not None else {})
+        if (policy.priority, policy.pinned) != (before.priority, before.pinned):
+            self._loader.handle(ProtectionChanged(model_id, policy.priority, policy.pinned))
 
     def _changed(self, model_id: str, old: ModelRecord | None, new: ModelRecord | None) -> None:
         loader = self._loader
+        self._protect(model_id, old, new)
         if new is None:
             if loader.cache.copy(model_id) is not None:
                 loader.remove(model_id, RemovalReason.UNREGISTERED)

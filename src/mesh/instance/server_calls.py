@@ -84,9 +84,10 @@ class ServerCalls:
         elapsed_ms = (time.monotonic() - began) * 1_000
         self._metrics.observe("loadmodel_milliseconds", elapsed_ms, order.model_id)
         self._on_load_time(model.model_type, elapsed_ms)
-        return LoadFinished(
-            order.model_id, order.load_id, to_units(loaded.size_bytes)
-        ), loaded.max_concurrency
+        finished = LoadFinished(
+            order.model_id, order.load_id, to_units(loaded.size_bytes), load_ms=max(1, int(elapsed_ms))
+        )
+        return finished, loaded.max_concurrency
 
     async def measure_size(self, order: MeasureSize) -> SizeMeasured:
         """Asks how large a loaded model is."""

@@ -19,6 +19,7 @@ from mesh.placement.events import (
     LoadFinished,
     LoadRequested,
     LoadTimedOut,
+    ProtectionChanged,
     Registered,
     RegistrationRefused,
     RemovalReason,
@@ -87,6 +88,7 @@ from mesh.placement.view import (
     InstanceView,
     PlacementRequest,
 )
+from mesh.placement.worth import EvictionRanking
 
 __all__ = [
     "DEFAULT_POLICY",
@@ -115,6 +117,7 @@ __all__ = [
     "Deregister",
     "Event",
     "EvictionPolicy",
+    "EvictionRanking",
     "EvictionReason",
     "Exclusion",
     "FailRequest",
@@ -142,6 +145,7 @@ __all__ = [
     "PlacementReason",
     "PlacementRequest",
     "PredictSize",
+    "ProtectionChanged",
     "PublishedInstance",
     "RankedInstances",
     "Readiness",

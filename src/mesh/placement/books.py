@@ -1,10 +1,11 @@
 """What the parts of a cache share: its entries, their sums, and what is to be done."""
 
 from mesh.placement import instructions as do
-from mesh.placement.entries import CopyState, Entry, FailureNote, LruOrder
+from mesh.placement.entries import CopyState, Entry, FailureNote
 from mesh.placement.limits import CacheLimits, size_text
 from mesh.placement.memory import Memory
 from mesh.placement.timers import Due, Timers
+from mesh.placement.victims import EvictionOrder, EvictionPolicy
 
 _RESOURCE_EXHAUSTED = 8
 
@@ -13,6 +14,7 @@ class Books:
     """Entries enter and leave here, so that the sums always agree with them.
 
     Attributes:
+        order: in which entries would be evicted.
         out: instructions of the event being handled.
         now_ms: its time.
         loading: loads that run.
@@ -22,11 +24,13 @@ class Books:
         room_changed: there may be room, or victims, that were not there before.
     """
 
-    def __init__(self, limits: CacheLimits) -> None:
+    def __init__(self, limits: CacheLimits, policy: EvictionPolicy) -> None:
         self.limits = limits
         self.memory = Memory(limits)
         self.entries: dict[str, Entry] = {}
-        self.lru = LruOrder()
+        self.order = EvictionOrder(policy)
+        #: Priority of the models that have one, and whether they are pinned.
+        self._protection: dict[str, tuple[int, bool]] = {}
         self.timers = Timers()
         self.out: list[do.Instruction] = []
         self.now_ms = 0
@@ -38,15 +42,15 @@ class Books:
 
     def enter(self, entry: Entry) -> None:
         """A load begins its way."""
-        self.entries[entry.model_id] = entry
-        self.lru.add(entry)
+        self._file(entry)
         self.in_progress += 1
         self.pending += entry.expected_units
 
     def drop(self, entry: Entry) -> None:
         """Forgets an entry that holds nothing in the runtime, or whose part there was settled before."""
         del self.entries[entry.model_id]
-        self.lru.remove(entry)
+        entry.gone = True
+        self.order.discard(entry)
         self.room_changed = True
         match entry.state:
             case CopyState.UNLOADING:
@@ -91,8 +95,24 @@ class Books:
             failure=note,
         )
         self.memory.used += 1
-        self.entries[entry.model_id] = reminder
-        self.lru.add(reminder)
+        self._file(reminder)
+
+    def protect(self, model_id: str, priority: int, *, pinned: bool) -> None:
+        """Takes note of how far a model is kept from being evicted, here or not."""
+        if priority or pinned:
+            self._protection[model_id] = (priority, pinned)
+        else:
+            self._protection.pop(model_id, None)
+        entry = self.entries.get(model_id)
+        if entry is not None and entry.closing_for is None:
+            self._file(entry)
+            self.room_changed = True
+
+    def _file(self, entry: Entry) -> None:
+        self.entries[entry.model_id] = entry
+        priority, pinned = self._protection.get(entry.model_id, (0, False))
+        entry.priority, entry.pinned = priority, pinned and entry.failure is None
+        self.order.add(entry)
 
     def tell_failure(self, model_id: str, note: FailureNote, *, fresh: bool) -> None:
         """Reports a failure, new or remembered."""

@@ -62,15 +62,14 @@ class LocalCache:
 
     Args:
         limits: what it may hold.
-        policy: what may be evicted.
+        policy: what may be evicted, and in which order.
     """
 
     def __init__(self, limits: CacheLimits, policy: EvictionPolicy | None = None) -> None:
         self.limits = limits
-        self.policy = policy or EvictionPolicy()
-        self._books = Books(limits)
+        self._books = Books(limits, policy or EvictionPolicy())
         self._departures = Departures(self._books)
-        self._room = Room(self._books, self._departures, self.policy)
+        self._room = Room(self._books, self._departures)
         self._queue = LoadQueue()
         #: Entries with a loader whose memory others still hold.
         self._waiting: list[Entry] = []
@@ -88,6 +87,7 @@ class LocalCache:
             ev.LoadFailed: self._load_failed,
             ev.LoadTimedOut: self._load_timed_out,
             ev.Used: self._used,
+            ev.ProtectionChanged: self._protection_changed,
             ev.RemoveRequested: self._remove_requested,
             ev.CopyClosed: self._copy_closed,
             ev.CopyBusy: self._copy_busy,
@@ -163,8 +163,8 @@ class LocalCache:
 
     @property
     def oldest_used_ms(self) -> int:
-        """Last use of the oldest entry; `NEVER_USED_MS` without entries."""
-        oldest = self._books.lru.oldest()
+        """Last use of the oldest entry that may be evicted; `NEVER_USED_MS` without such."""
+        oldest = self._books.order.oldest()
         return NEVER_USED_MS if oldest is None else oldest.last_used_ms
 
     @property
@@ -202,6 +202,7 @@ class LocalCache:
         entry = books.entries.get(model_id)
         if entry is not None:
             entry.touch(used_ms)
+            books.order.ranking.used(entry)
             if not self._deserves_another_try(entry):
                 self._requested_again(entry, event.urgent)
                 return
@@ -305,6 +306,7 @@ class LocalCache:
     def _start_load(self, entry: Entry) -> None:
         books = self._books
         entry.state = CopyState.LOADING
+        entry.started_ms = books.now_ms
         entry.space_deadline_ms = 0
         books.loading += 1
         books.residents += 1
@@ -327,11 +329,14 @@ class LocalCache:
         books.loading -= 1
         books.in_progress -= 1
         entry.loaded_ms = books.now_ms
+        entry.load_ms = event.load_ms or books.now_ms - entry.started_ms
         entry.safe_until_ms = books.now_ms + self.limits.just_loaded_ms
         entry.state = CopyState.LOADED if event.units > 0 else CopyState.SIZING
         books.out.append(do.ReportLoaded(entry.model_id, entry.units, fresh=True))
         if entry.state is CopyState.SIZING:
             books.out.append(do.MeasureSize(entry.model_id, entry.load_id))
+        else:
+            self._may_go(entry)
 
     def _size_measured(self, event: ev.SizeMeasured) -> None:
         entry = self._current(event, CopyState.SIZING)
@@ -344,6 +349,13 @@ class LocalCache:
             if entry.units > self._books.memory.capacity:
                 why = self._books.too_large(entry.model_id, entry.units).message
                 self._departures.drain(entry, why)
+                return
+        self._may_go(entry)
+
+    def _may_go(self, entry: Entry) -> None:
+        """All is known of an entry that its place among those to be evicted depends on."""
+        self._books.order.ranking.loaded(entry)
+        self._books.order.add(entry)
 
     def _learn(self, entry: Entry, units: int) -> None:
         """Counts an entry in the runtime with its real size, and remembers that for the next load."""
@@ -454,10 +466,14 @@ class LocalCache:
         if entry is not None:
             entry.touch(event.last_used_ms)
             entry.note_in_flight(event.in_flight, self._books.now_ms, BUSY_HOLD_MS)
+            self._books.order.ranking.used(entry)
             if event.in_flight == 0 and entry.served(event.last_used_ms, self._books.now_ms):
                 self._room.retry()
         elif (unload := self._departures.get(event.model_id)) is not None:
             unload.in_flight = event.in_flight
+
+    def _protection_changed(self, event: ev.ProtectionChanged) -> None:
+        self._books.protect(event.model_id, event.priority, pinned=event.pinned)
 
     def _tick(self, _event: ev.Tick) -> None:
         """Timers are looked at after every event."""

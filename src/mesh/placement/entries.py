@@ -1,8 +1,8 @@
-"""The entries of a cache, and the two orders they stand in: by last use, and by urgency of their load."""
+"""The entries of a cache, and the order in which they are loaded."""
 
 from dataclasses import dataclass
 from enum import StrEnum
-from heapq import heapify, heappop, heappush, heapreplace
+from heapq import heappop, heappush
 from itertools import count
 
 from mesh.placement.instructions import Failure
@@ -44,6 +44,13 @@ class Entry:
         expected_units: size it is going to have; pending until it is admitted and ``units`` is set.
         size_known: ``expected_units`` was told or predicted, not guessed.
         safe_until_ms: not evicted before, because it was just loaded or has requests in flight.
+        priority: entries of a lower one are evicted first.
+        pinned: never evicted.
+        uses: how often it was used, as far as the policy of the cache counts that.
+        counted_ms: the last use that was counted.
+        load_ms: how long its load took.
+        worth: what it is worth to keep by each of the measures of the cache's policy; grows with every use.
+        chosen_by: which of these measures had it evicted; None where all did.
         closing_for: the model for whose sake the data plane was asked to close it; None where it was not.
         space_deadline_ms: by when it must have got its memory; 0 while it does not wait for any.
         queue_ticket: which of its places in the load queue counts.
@@ -63,8 +70,16 @@ class Entry:
     registered: bool = False
     in_flight: int = 0
     safe_until_ms: int = 0
+    priority: int = 0
+    pinned: bool = False
+    uses: int = 0
+    counted_ms: int = 0
+    load_ms: int = 0
+    worth: tuple[float, float] = (0.0, 0.0)
+    chosen_by: int | None = None
     closing_for: str | None = None
     queued_ms: int = 0
+    started_ms: int = 0
     loaded_ms: int = 0
     space_deadline_ms: int = 0
     queue_ticket: int = 0
@@ -91,59 +106,6 @@ class Entry:
             return False
         self.safe_until_ms = now_ms
         return True
-
-
-class LruOrder:
-    """Entries by last use.
-
-    Uses only ever move forward, so a use need not touch the heap: an entry that comes to its top with a use
-    newer than the one it was filed under is filed anew. That makes the frequent operation, a use, free.
-    """
-
-    __slots__ = ("_heap", "_live", "_sequence")
-
-    def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Entry]] = []
-        self._sequence = count()
-        self._live = 0
-
-    def add(self, entry: Entry) -> None:
-        """Files an entry."""
-        self._live += 1
-        heappush(self._heap, (entry.last_used_ms, next(self._sequence), entry))
-
-    def remove(self, entry: Entry) -> None:
-        """Drops an entry; the heap lets go of it when it comes up, or when half of the heap is such."""
-        entry.gone = True
-        self._live -= 1
-        if len(self._heap) > 2 * self._live + 64:
-            self._heap = [item for item in self._heap if not item[2].gone]
-            heapify(self._heap)
-
-    def oldest(self) -> Entry | None:
-        """Returns: the entry whose last use is longest ago."""
-        heap = self._heap
-        while heap:
-            filed_ms, number, entry = heap[0]
-            if entry.gone:
-                heappop(heap)
-            elif entry.last_used_ms != filed_ms:
-                heapreplace(heap, (entry.last_used_ms, number, entry))
-            else:
-                return entry
-        return None
-
-    def pop_oldest(self) -> Entry | None:
-        """Takes the oldest entry out for a while; `put_back` must follow."""
-        entry = self.oldest()
-        if entry is not None:
-            heappop(self._heap)
-        return entry
-
-    def put_back(self, entries: list[Entry]) -> None:
-        """Returns what `pop_oldest` took out."""
-        for entry in entries:
-            heappush(self._heap, (entry.last_used_ms, next(self._sequence), entry))
 
 
 class LoadQueue:

@@ -76,11 +76,18 @@ class SizePredicted:
 
 @dataclass(frozen=True, slots=True)
 class LoadFinished:
-    """The runtime has loaded the model and can be asked; ``units`` is 0 where the size is to be measured."""
+    """The runtime has loaded the model and can be asked.
+
+    Attributes:
+        units: 0 where the size is to be measured.
+        load_ms: how long the load took, all that another one would have to do again included; 0 for the time since
+            `StartLoad`.
+    """
 
     model_id: str
     load_id: int
     units: int
+    load_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +137,20 @@ class Used:
     model_id: str
     last_used_ms: int
     in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectionChanged:
+    """How far a model is kept from being evicted, by its `CopyPolicy`; it need not be here.
+
+    Attributes:
+        priority: models of a lower one are evicted first.
+        pinned: it is not evicted at all.
+    """
+
+    model_id: str
+    priority: int
+    pinned: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +226,7 @@ Event = (
     | LoadFailed
     | LoadTimedOut
     | Used
+    | ProtectionChanged
     | RemoveRequested
     | CopyClosed
     | CopyBusy

@@ -190,6 +190,7 @@ class ReportEvicted:
         for_model: on whose behalf; empty for lost capacity.
         age_ms: time since its last use.
         loaded_for_ms: how long the copy was here.
+        why: why this copy and not another, for people.
     """
 
     model_id: str
@@ -198,6 +199,7 @@ class ReportEvicted:
     units: int
     reason: EvictionReason
     loaded_for_ms: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from mesh.placement.departures import Departures
 from mesh.placement.entries import CopyState, Entry
 from mesh.placement.limits import size_text
 from mesh.placement.timers import Due
-from mesh.placement.victims import EvictionPolicy, Limit, Search, find_victims
+from mesh.placement.victims import Limit, Search, find_victims
 
 #: A copy with requests in flight is left alone for so long; a search that found too little pauses for it.
 BUSY_HOLD_MS = 100
@@ -21,10 +21,9 @@ _CLOSINGS = 16
 class Room:
     """Admits loads for which there is room, and has copies evicted for those for which there is not."""
 
-    def __init__(self, books: Books, departures: Departures, policy: EvictionPolicy) -> None:
+    def __init__(self, books: Books, departures: Departures) -> None:
         self._books = books
         self._departures = departures
-        self._policy = policy
         #: Registered entries of known size that have not been admitted, in the order in which they came.
         self._asking: list[Entry] = []
         #: Entries that the data plane was asked to close, and why they are to go.
@@ -127,6 +126,7 @@ class Room:
                 units=entry.units,
                 reason=reason,
                 loaded_for_ms=books.now_ms - entry.loaded_ms,
+                why=books.order.ranking.evicted(entry),
             )
         )
         why = f"evicted for model {for_model}" if for_model else "evicted for lost capacity"
@@ -145,6 +145,7 @@ class Room:
         self._busy_answers += 1
         entry.closing_for = None
         entry.note_in_flight(in_flight, self._books.now_ms, BUSY_HOLD_MS)
+        self._books.order.add(entry)
         self._books.room_changed = True
         return True
 
@@ -172,10 +173,9 @@ class Room:
         now_ms = self._books.now_ms
         churn_age_ms = self._books.limits.min_churn_age_ms if newcomer is not None else 0
         return find_victims(
-            self._books.lru,
+            self._books.order,
             shortage,
             now_ms,
-            self._policy,
             newcomer=newcomer,
             churn_before_ms=now_ms - churn_age_ms,
         )
@@ -184,6 +184,7 @@ class Room:
         books = self._books
         if victim.state is CopyState.LOADED:
             victim.closing_for = for_model
+            books.order.discard(victim)
             self._closing[victim.model_id] = (victim, reason)
             books.out.append(do.CloseCopy(victim.model_id, for_model))
         elif victim.state is CopyState.QUEUED:

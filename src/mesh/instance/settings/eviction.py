@@ -2,13 +2,27 @@
 
 from dataclasses import dataclass
 
-from mesh.instance.settings.fields import integer, setting
+from mesh.instance.settings.fields import integer, one_of, setting
+from mesh.placement import EvictionPolicy, EvictionRanking
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvictionSettings:
     """Of the cache of one instance. See `describe` for meanings."""
 
+    ranking: EvictionRanking = setting(
+        "MESH_EVICTION_POLICY",
+        one_of(EvictionRanking),
+        "which copies are evicted first: lru, the least recently used ones, or cost-aware, those that are quick to "
+        "load again, large and seldom used",
+        default=EvictionRanking.LRU,
+    )
+    max_victims: int = setting(
+        "MESH_MAX_EVICTIONS_PER_LOAD",
+        integer(1),
+        "copies evicted for one load at most; larger ones are taken where that is not enough",
+        default=EvictionPolicy().max_victims,
+    )
     load_failure_expiry_ms: int = setting(
         "MM_LOAD_FAILURE_EXPIRY_TIME_MS",
         integer(1_000),
@@ -22,3 +36,8 @@ class EvictionSettings:
         "ten times a third of the loading timeout",
         default=None,
     )
+
+    @property
+    def policy(self) -> EvictionPolicy:
+        """For the cache."""
+        return EvictionPolicy(self.ranking, self.max_victims)

@@ -6,9 +6,11 @@ Each field tells its variable, unit and meaning in its metadata, so that one lis
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
+from enum import StrEnum
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
 
 
 class SettingError(ValueError):
@@ -113,6 +115,18 @@ def boolean(value: str) -> bool:
     if value.lower() in {"false", "0", "no", ""}:
         return False
     raise ValueError("must be true or false")
+
+
+def one_of(kind: type[E]) -> Callable[[str], E]:
+    """One of an enumeration's values."""
+
+    def parse(value: str) -> E:
+        try:
+            return kind(value)
+        except ValueError:
+            raise ValueError(f"must be {' or '.join(member.value for member in kind)}") from None
+
+    return parse
 
 
 def name_set(value: str) -> tuple[str, ...]:
