@@ -13,6 +13,7 @@ from mesh.placement import (
     CopyState,
     Deregister,
     EvictionPolicy,
+    EvictionRanking,
     ForgetFailure,
     Instruction,
     LoadFailed,
@@ -22,7 +23,6 @@ from mesh.placement import (
     MeasureSize,
     PredictSize,
     ProtectionChanged,
-    EvictionRanking,
     Register,
     Registered,
     RegistrationRefused,
@@ -88,7 +88,9 @@ class CacheMachine(RuleBasedStateMachine):
         just_loaded_ms=st.sampled_from([0, 1_000]),
         ranking=st.sampled_from(EvictionRanking),
     )
-    def start(self, loader_threads: int, churn_ms: int, just_loaded_ms: int, ranking: EvictionRanking) -> None:
+    def start(
+        self, loader_threads: int, churn_ms: int, just_loaded_ms: int, ranking: EvictionRanking
+    ) -> None:
         self.shell = Shell(
             limits(
                 loader_threads=loader_threads,

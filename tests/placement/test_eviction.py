@@ -4,9 +4,9 @@ import pytest
 
 from mesh.placement import (
     EvictionPolicy,
+    EvictionRanking,
     LoadFinished,
     ProtectionChanged,
-    EvictionRanking,
     Refusal,
     ReportEvicted,
     ReportRefused,

@@ -7,8 +7,8 @@ from heapq import nlargest
 
 from mesh.placement.entries import CopyState, Entry
 from mesh.placement.order import Order
-from mesh.placement.worth import EvictionRanking, Ranking, make_ranking
 from mesh.placement.view import NEVER_USED_MS
+from mesh.placement.worth import EvictionRanking, Ranking, make_ranking
 
 #: A search ends after so many entries that may not go: those behind them will hardly be others.
 _PASSED_AT_MOST = 1_024
