@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 
 from mesh.instance.assembly import Parts, assemble, now_ms
@@ -18,6 +19,7 @@ from mesh.instance.peers import Peer
 from mesh.instance.periodic import repeat
 from mesh.instance.prestop import Prestop
 from mesh.instance.probes import Probes
+from mesh.instance.resumption import resume
 from mesh.instance.settings import Settings
 from mesh.instance.type_rules import TypeRules
 from mesh.registry import Keys, Registry, RegistryError, Store
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 
 #: The registry must be mirrored within this at the start, seconds; as KServe ModelMesh has it.
 REGISTRY_START_TIMEOUT_S = 300.0
+#: A new instance writes its first snapshot of the registry after so long, seconds.
+SNAPSHOT_FIRST_AFTER_S = 5.0
 #: Part of the shutdown budget kept for what follows the handing over, seconds; as KServe ModelMesh has it.
 AFTER_HAND_OVER_S = 5.0
 #: Between two watches of a model server, where the first broke off, seconds.
@@ -74,7 +78,13 @@ class Instance:
         self.address = ""
         self.peer_address = ""
         self._runtime = runtime
-        self.registry = Registry(store, Keys(settings.service_name, settings.kv_prefix), settings.instance_id)
+        snapshot = settings.lifecycle.snapshot
+        self.registry = Registry(
+            store,
+            Keys(settings.service_name, settings.kv_prefix),
+            settings.instance_id,
+            snapshot=Path(snapshot) if snapshot else None,
+        )
         self._parts: Parts | None = None
         self.health = Health(settings.instance_id)
         self.rules = MethodRules(settings)
@@ -147,6 +157,13 @@ class Instance:
         if self._runtime is not None and parts.loader is not None:
             self._run("usage", parts.loader.keep_reading_usage())
             self._run("watch of the model server", self._keep_watching(self._runtime, parts, parts.loader))
+            if not self.registry.joined:
+                own_id = settings.instance_id
+                self._run("resumption", resume(own_id, self.registry, parts.loader, parts.registration))
+        if (snapshot := self.registry.snapshot) is not None:
+            every_s = settings.lifecycle.snapshot_every_ms / 1_000
+            first_s = min(SNAPSHOT_FIRST_AFTER_S, every_s)
+            self._run("snapshot", repeat("the snapshot", every_s, snapshot.write, first_after_s=first_s))
         self._run("method rules", self.rules.follow(parts.dataplane))
         self._run("type rules", self._type_rules.follow(parts.candidates.set_constraints))
         self._lead(parts)
@@ -160,7 +177,12 @@ class Instance:
         log.info("serving", extra={"address": self.address, "peer_address": self.peer_address})
 
     async def _start_registry_and_runtime(self) -> RuntimeParameters | None:
-        registry = asyncio.ensure_future(self.registry.start(REGISTRY_START_TIMEOUT_S))
+        registry = asyncio.ensure_future(
+            self.registry.start(
+                REGISTRY_START_TIMEOUT_S,
+                remember_after=self.settings.lifecycle.snapshot_after_ms / 1_000,
+            )
+        )
         if self._runtime is None:
             await registry
             return None

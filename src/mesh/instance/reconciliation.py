@@ -40,10 +40,10 @@ class Reconciliation:
     def start(self) -> None:
         """Forgets what an earlier process of this id had or failed to load, and follows every change from now on.
 
-        No load may have been asked for yet.
+        Where the registry is away, what it had is to be brought back. No load may have been asked for yet.
         """
         for model_id, record in self._registry.models.items():
-            if self._instance_id in record.copies:
+            if self._instance_id in record.copies and self._registry.joined:
                 self._registration.remove_copy(model_id)
             if self._instance_id in record.failures:
                 self._registration.remove_failure(model_id)

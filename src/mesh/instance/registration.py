@@ -108,6 +108,8 @@ class Registration:
             replaced=company.replaced,
             is_leaving=self._is_leaving,
         )
+        if not self._registry.joined:
+            return self._add_unwritten(model_id, change)
         answer = self._asked[change] = asyncio.get_running_loop().create_future()
         self._add(model_id, change)
         try:
@@ -121,6 +123,17 @@ class Registration:
             return NotAdded(f"the registry did not take the registration within {REGISTER_TIMEOUT_S:g} s")
         finally:
             del self._asked[change]
+
+    def _add_unwritten(self, model_id: str, change: AddCopy) -> NotAdded | None:
+        """Decides by what is remembered of the registry, and enters the copy once the registry is there.
+
+        An instance that started without the registry has nothing loaded, and would be of no use otherwise. At worst
+        another one loads the model, too.
+        """
+        apply_together(self._registry.models.get(model_id), [change])
+        if change.refusal is None:
+            self.restore_copy(model_id, change.started_ms)
+        return change.refusal
 
     async def resign_copy(self, model_id: str, *, keep: int, pause_ms: int = 0) -> bool:
         """Takes this instance out of the model's copies where the mesh can do without the one here.

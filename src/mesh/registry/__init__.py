@@ -37,6 +37,7 @@ from mesh.registry.opening import open_store
 from mesh.registry.records import EMPTY_CACHE, UNTYPED, InstanceRecord, ModelRecord, Record, VModelRecord
 from mesh.registry.registry import Registry
 from mesh.registry.session import Session, SessionState
+from mesh.registry.snapshot import InvalidSnapshot, Snapshot, SnapshotFile
 from mesh.registry.store import Batch, Delete, Entry, Event, Listing, Outcome, Page, Put, Store
 from mesh.registry.update import KEEP, Keep, update_together
 
@@ -62,6 +63,7 @@ __all__ = [
     "InstanceRecord",
     "InvalidConnection",
     "InvalidRecord",
+    "InvalidSnapshot",
     "Keep",
     "Keys",
     "LeaseGone",
@@ -87,6 +89,8 @@ __all__ = [
     "RestoreCopy",
     "Session",
     "SessionState",
+    "Snapshot",
+    "SnapshotFile",
     "Store",
     "StoreDenied",
     "StoreRefused",

@@ -28,6 +28,9 @@ D = TypeVar("D")
 RELIST_SECONDS = 600.0
 """Default time between two listings that repair what a watch may have missed."""
 
+_REMEMBERED = -1
+"""The revision of records of which only some earlier state is known; anything that the store says is news."""
+
 Subscriber = Callable[[str, R | None, R | None], None]
 """Is called with a record's id, the record before and after the change; None stands for absent."""
 
@@ -85,6 +88,22 @@ class Mirror(Mapping[str, R], Generic[R]):
     def ready(self) -> bool:
         """Whether the first listing is complete."""
         return self._ready.is_set()
+
+    def restore(self, values: Mapping[str, bytes]) -> None:
+        """Takes in what is remembered of the records, until the first listing says what they are.
+
+        Without effect once that is complete.
+        """
+        if self.ready:
+            return
+        for record_id, value in values.items():
+            try:
+                record = self.codec.decode(Entry(self.prefix + record_id, value, 0, 0))
+            except InvalidRecord as error:
+                log.warning("a remembered value is no record and is left out: %s", error)
+                continue
+            if record_id not in self._replica.held:
+                self._tell(record_id, self._replica.set(record_id, record, _REMEMBERED), record)
 
     @property
     def lag(self) -> float:

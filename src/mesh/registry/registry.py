@@ -2,6 +2,9 @@
 
 import asyncio
 import logging
+import time
+from pathlib import Path
+from typing import Any
 
 from mesh.registry.codecs import INSTANCES, MODELS, TEXT, VMODELS
 from mesh.registry.election import Election
@@ -9,7 +12,8 @@ from mesh.registry.errors import RegistryError
 from mesh.registry.keys import Keys
 from mesh.registry.mirror import RELIST_SECONDS, Mirror
 from mesh.registry.records import InstanceRecord
-from mesh.registry.session import KEEP_ALIVE_SECONDS, TTL_SECONDS, Session
+from mesh.registry.session import KEEP_ALIVE_SECONDS, TTL_SECONDS, Session, SessionState
+from mesh.registry.snapshot import InvalidSnapshot, Snapshot, SnapshotFile
 from mesh.registry.store import WRITE_TIMEOUT, Store
 
 log = logging.getLogger(__name__)
@@ -25,6 +29,7 @@ class Registry:
         relist_every: seconds between two listings that repair differences.
         session_ttl: seconds after which this instance is gone when it falls silent.
         keep_alive_every: seconds between two of its signs of life.
+        snapshot: file that remembers the records for a start without the store; None for none.
 
     Attributes:
         store: the client.
@@ -35,6 +40,7 @@ class Registry:
         config: mirror of the settings that operators change while the mesh runs.
         session: holds the instance's record and candidacy.
         election: the candidacy; stand for it with ``election.stand()``.
+        snapshot: remembers the records; None where nothing does.
     """
 
     def __init__(
@@ -46,6 +52,7 @@ class Registry:
         relist_every: float = RELIST_SECONDS,
         session_ttl: float = TTL_SECONDS,
         keep_alive_every: float = KEEP_ALIVE_SECONDS,
+        snapshot: Path | None = None,
     ) -> None:
         self.store = store
         self.keys = keys
@@ -58,23 +65,79 @@ class Registry:
         self._instance_id = instance_id
         self._instance_key = keys.instances + instance_id
         self._published = False
+        self._joined = False
+        self._remembering = False
+        self._mirrors: tuple[Mirror[Any], ...] = (self.models, self.vmodels, self.instances, self.config)
+        self.snapshot = None if snapshot is None else SnapshotFile(snapshot, self._mirrors)
         self.instances.subscribe(self._on_instance)
+        self.session.subscribe(lambda _: self._look_whether_joined())
+        for mirror in self._mirrors:
+            mirror.on_listed(self._look_whether_joined)
+        if self.snapshot is not None:
+            for remembered in (self.models, self.vmodels, self.config):
+                remembered.subscribe(self._on_record)
 
-    async def start(self, timeout: float) -> None:
+    async def start(self, timeout: float, *, remember_after: float | None = None) -> None:
         """Starts mirrors and session and waits until all are ready; does not stand for election.
+
+        Args:
+            timeout: seconds.
+            remember_after: where there is a usable snapshot, the store is awaited only so long, seconds; then the
+                mirrors show what the snapshot remembers, and the instance joins when the store is there.
 
         Raises:
             TimeoutError: not after `timeout` seconds; the text says what stands against it. Then `close`.
         """
-        deadline = asyncio.get_running_loop().time() + timeout
-        mirrors: list[Mirror[object]] = [self.models, self.vmodels, self.instances, self.config]  # type: ignore[list-item]
-        for mirror in mirrors:
+        remembered = None if remember_after is None else self._read_snapshot()
+        for mirror in self._mirrors:
             mirror.start()
         self.session.start()
         self.election.start()
-        for mirror in mirrors:
-            await mirror.wait_ready(max(0.0, deadline - asyncio.get_running_loop().time()))
-        await self.session.wait_live(max(0.0, deadline - asyncio.get_running_loop().time()))
+        if remembered is None or remember_after is None:
+            await self._wait_joined(timeout)
+            return
+        try:
+            await self._wait_joined(remember_after)
+        except TimeoutError as error:
+            age_s = time.time() - remembered.taken_ms / 1_000
+            log.error(
+                "starting without the registry, from a snapshot that is %.0f s old; joining once it is there: %s",
+                age_s,
+                error,
+            )
+            self._remembering = True
+            for mirror in self._mirrors:
+                mirror.restore(remembered.tables[mirror.prefix])
+
+    @property
+    def joined(self) -> bool:
+        """Whether this instance has ever had a live session and complete mirrors; else it goes by a snapshot."""
+        return self._joined
+
+    def _look_whether_joined(self) -> None:
+        if self._joined or self.session.state is not SessionState.LIVE:
+            return
+        self._joined = all(mirror.ready for mirror in self._mirrors)
+        if self._joined and self._remembering:
+            log.info("joined the registry, which the snapshot stood in for")
+
+    def _read_snapshot(self) -> Snapshot | None:
+        if self.snapshot is None:
+            return None
+        try:
+            return self.snapshot.read()
+        except FileNotFoundError:
+            return None
+        except InvalidSnapshot as error:
+            log.warning("the snapshot is of no use: %s", error)
+            return None
+
+    async def _wait_joined(self, timeout: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        for mirror in self._mirrors:
+            await mirror.wait_ready(max(0.0, deadline - loop.time()))
+        await self.session.wait_live(max(0.0, deadline - loop.time()))
 
     async def publish(self, record: InstanceRecord, *, timeout: float = WRITE_TIMEOUT) -> None:
         """Writes this instance's record under its session; this is also what makes it present.
@@ -103,9 +166,19 @@ class Registry:
         except RegistryError as error:
             log.warning("the candidacy is left to the end of the session: %s", error)
         await self.session.close()
-        for mirror in (self.models, self.vmodels, self.instances, self.config):
+        for mirror in self._mirrors:
             await mirror.close()
 
-    def _on_instance(self, instance_id: str, _: InstanceRecord | None, after: InstanceRecord | None) -> None:
+    def _on_record(self, _id: str, _before: object, _after: object) -> None:
+        assert self.snapshot is not None  # noqa: S101 - subscribed only where there is one
+        self.snapshot.changed()
+
+    def _on_instance(
+        self, instance_id: str, before: InstanceRecord | None, after: InstanceRecord | None
+    ) -> None:
+        # How full an instance is changes all the time and is not worth remembering.
+        moved = before is None or after is None or before.endpoint != after.endpoint
+        if moved and self.snapshot is not None:
+            self.snapshot.changed()
         if after is None and instance_id == self._instance_id and self._published:
             self.session.restore(self._instance_key)

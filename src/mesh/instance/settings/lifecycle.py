@@ -41,6 +41,21 @@ class LifecycleSettings:
         "whether an instance whose first loads fail stays unready, which holds a rollout",
         default=True,
     )
+    snapshot: str = setting(
+        "MESH_SNAPSHOT_PATH",
+        text,
+        "file that remembers the registry's records, for a start while the registry is away; empty for none",
+        default="",
+    )
+    snapshot_every_ms: int = setting(
+        "MESH_SNAPSHOT_INTERVAL_MS", integer(100), "time between two writes of that file, ms", default=60_000
+    )
+    snapshot_after_ms: int = setting(
+        "MESH_SNAPSHOT_AFTER_MS",
+        integer(0),
+        "time that an instance with such a file waits for the registry at its start, ms",
+        default=10_000,
+    )
     termination_log: str = setting(
         "LL_TERMINATION_MSG_PATH",
         text,
