@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::Authority;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::address::Address;
 use crate::endpoint::{Endpoint, EndpointKind, Manner};
 use crate::grpc::Status;
 use crate::lock::lock;
+use crate::turns;
 use crate::unary::{Order, answer};
 use crate::wake::Wake;
 
@@ -37,6 +38,9 @@ enum Command {
 struct Shared {
     wake: Wake,
     answers: Mutex<Vec<Answer>>,
+    commands: Mutex<Vec<Command>>,
+    /// Told when there are commands for the thread to take.
+    called: Notify,
 }
 
 impl Shared {
@@ -55,23 +59,27 @@ pub struct Caller {
     next: AtomicU64,
     connect_timeout: Duration,
     shared: Arc<Shared>,
-    commands: mpsc::UnboundedSender<Command>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Caller {
     /// Starts the thread.
     pub fn new(connect_timeout: Duration) -> io::Result<Caller> {
-        let shared = Arc::new(Shared { wake: Wake::new()?, answers: Mutex::default() });
-        let (commands, inbox) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            wake: Wake::new()?,
+            answers: Mutex::default(),
+            commands: Mutex::default(),
+            called: Notify::new(),
+        });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let calls = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("mesh-calls".to_owned()).spawn(move || {
-            runtime.block_on(run(calls, inbox));
+            turns::ask_for_short_ones();
+            runtime.block_on(run(calls));
             // Calls under way are dropped here, which resets their streams.
             runtime.shutdown_timeout(Duration::from_millis(100));
         })?;
-        Ok(Caller { next: AtomicU64::new(0), connect_timeout, shared, commands, thread: Mutex::new(Some(thread)) })
+        Ok(Caller { next: AtomicU64::new(0), connect_timeout, shared, thread: Mutex::new(Some(thread)) })
     }
 
     pub fn wake(&self) -> &Wake {
@@ -89,16 +97,23 @@ impl Caller {
         Endpoint::new(0, EndpointKind::Server, "server", address, manner)
     }
 
-    /// Begins a call; its answer comes under the token, unless it is cancelled or the caller closed before.
+    /// Takes a call, which begins with the next `flush`; its answer comes under the token, unless it is cancelled or
+    /// the caller closed before.
     pub fn call(&self, order: Order) -> u64 {
         let token = self.next.fetch_add(1, Ordering::Relaxed);
-        self.tell(Command::Call(token, Box::new(order)));
+        lock(&self.shared.commands).push(Command::Call(token, Box::new(order)));
         token
     }
 
     /// Ends a call, for whose answer nobody waits any more.
     pub fn cancel(&self, token: u64) {
-        self.tell(Command::Cancel(token));
+        lock(&self.shared.commands).push(Command::Cancel(token));
+        self.flush();
+    }
+
+    /// Has the thread begin the calls that it was given: waking it once for many costs less.
+    pub fn flush(&self) {
+        self.shared.called.notify_one();
     }
 
     /// The answers since the last time.
@@ -109,16 +124,12 @@ impl Caller {
 
     /// Ends all calls and the thread.
     pub fn close(&self) {
-        self.tell(Command::Stop);
+        lock(&self.shared.commands).push(Command::Stop);
+        self.flush();
         if let Some(thread) = lock(&self.thread).take() {
             // A panic there has been reported by the thread itself.
             let _ = thread.join();
         }
-    }
-
-    fn tell(&self, command: Command) {
-        // A thread that has ended leaves its calls without an answer, as `close` says.
-        let _ = self.commands.send(command);
     }
 }
 
@@ -128,26 +139,30 @@ impl Drop for Caller {
     }
 }
 
-async fn run(shared: Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<Command>) {
+async fn run(shared: Arc<Shared>) {
     let calls: Arc<Mutex<HashMap<u64, AbortHandle>>> = Arc::default();
     loop {
-        match inbox.recv().await {
-            Some(Command::Call(token, order)) => {
-                let (shared, under_way) = (Arc::clone(&shared), Arc::clone(&calls));
-                let call = tokio::spawn(async move {
-                    let result = answer(*order).await;
-                    lock(&under_way).remove(&token);
-                    shared.push(Answer { token, result });
-                });
-                // It has not run yet, since there is only this thread.
-                lock(&calls).insert(token, call.abort_handle());
-            }
-            Some(Command::Cancel(token)) => {
-                if let Some(call) = lock(&calls).remove(&token) {
-                    call.abort();
+        shared.called.notified().await;
+        let commands = std::mem::take(&mut *lock(&shared.commands));
+        for command in commands {
+            match command {
+                Command::Call(token, order) => {
+                    let (shared, under_way) = (Arc::clone(&shared), Arc::clone(&calls));
+                    let call = tokio::spawn(async move {
+                        let result = answer(*order).await;
+                        lock(&under_way).remove(&token);
+                        shared.push(Answer { token, result });
+                    });
+                    // It has not run yet, since there is only this thread.
+                    lock(&calls).insert(token, call.abort_handle());
                 }
+                Command::Cancel(token) => {
+                    if let Some(call) = lock(&calls).remove(&token) {
+                        call.abort();
+                    }
+                }
+                Command::Stop => return,
             }
-            Some(Command::Stop) | None => return,
         }
     }
 }

@@ -57,6 +57,10 @@ impl Caller {
         Ok(Server { caller: Arc::clone(&self.caller), server })
     }
 
+    fn flush(&self) {
+        self.caller.flush();
+    }
+
     fn cancel(&self, token: u64) {
         self.caller.cancel(token);
     }

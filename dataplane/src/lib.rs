@@ -36,6 +36,7 @@ mod shard;
 mod stream;
 mod table;
 mod timeout;
+mod turns;
 mod unary;
 mod wake;
 

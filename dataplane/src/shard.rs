@@ -16,6 +16,7 @@ use crate::clock::epoch_ms;
 use crate::connection::{CountedConnection, Side, serve_connection};
 use crate::plane::{Drain, Plane};
 use crate::poll::{Either, either};
+use crate::turns;
 
 /// How often a shard looks after its memory and series.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -57,6 +58,7 @@ pub fn start(
 ) -> io::Result<std::thread::JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(format!("mesh-data-{index}")).spawn(move || {
+        turns::ask_for_short_ones();
         runtime.block_on(run(plane, index, inboxes, commands));
         // Whatever still runs is dropped here, which resets its streams.
         runtime.shutdown_timeout(Duration::from_millis(100));

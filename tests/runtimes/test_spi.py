@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from mesh.instance import Channels
 from mesh.protos import model_runtime_pb2 as pb
 from mesh.runtimes import (
     ModelInfo,
@@ -38,12 +39,14 @@ def address(tmp_path: Path) -> str:
 async def started(
     address: str, timings: SpiTimings = QUICK, serving: str | None = None
 ) -> AsyncIterator[SpiRuntime]:
-    runtime = SpiRuntime(RuntimeEndpoints((address,), serving), timings)
-    try:
-        await runtime.start()
-        yield runtime
-    finally:
-        await runtime.close()
+    # As an instance opens them.
+    async with Channels() as channels:
+        runtime = SpiRuntime(RuntimeEndpoints((address,), serving), timings, channels.open)
+        try:
+            await runtime.start()
+            yield runtime
+        finally:
+            await runtime.close()
 
 
 async def test_a_load_carries_every_field_and_the_answer_counts(address: str) -> None:

@@ -26,6 +26,7 @@ class Channels:
         self._caller = Caller()
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._to_flush = False
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
@@ -56,9 +57,20 @@ class Channels:
         return _Channel(self, server, address, options)
 
     def expect(self, token: int) -> asyncio.Future[bytes]:
-        """A future of the reply to a call that was begun, or of the `grpc.aio.AioRpcError` that it ended with."""
-        answer = self._waiting[token] = asyncio.get_running_loop().create_future()
+        """A future of the reply to a call, or of the `grpc.aio.AioRpcError` that it ended with.
+
+        Calls that are made in one turn of the event loop begin together at its end.
+        """
+        loop = asyncio.get_running_loop()
+        if not self._to_flush:
+            self._to_flush = True
+            loop.call_soon(self._flush)
+        answer = self._waiting[token] = loop.create_future()
         return answer
+
+    def _flush(self) -> None:
+        self._to_flush = False
+        self._caller.flush()
 
     def give_up(self, token: int) -> None:
         """Ends a call that nobody waits for any more."""
