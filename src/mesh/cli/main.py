@@ -32,6 +32,9 @@ COMMANDS: Mapping[str, Entry] = {
     "register": Entry("mesh.cli.manage:register", "Make a model known to the mesh."),
     "unregister": Entry("mesh.cli.manage:unregister", "Remove a model from the mesh."),
     "load": Entry("mesh.cli.manage:load", "Load a model now, before anybody asks it."),
+    "simulate": Entry(
+        "mesh.cli.simulate:simulate", "Try a mesh of any size on a made or recorded load, in simulated time."
+    ),
     "serve": Entry("mesh.cli.serve:serve", "Run one instance beside a model server, as in a pod."),
     "runtime": Entry("mesh.cli.runtime:runtime", "Run the built-in model server."),
 }

@@ -1,0 +1,95 @@
+"""``mesh simulate``: a mesh of any size in simulated time."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import fields, replace
+from typing import Any
+
+import click
+from rich.table import Table
+
+from mesh.cli.screen import show, show_json
+from mesh.cli.sizes import SIZE
+from mesh.simulation import Report, Scenario, Trace, Workload, World, generate
+
+Command = Callable[..., None]
+
+
+def _options(table: Iterable[tuple[str, Any, str]]) -> Callable[[Command], Command]:
+    """Options with their defaults shown, in order: declarations, default, help."""
+
+    def add(command: Command) -> Command:
+        for declarations, default, text in reversed(tuple(table)):
+            kind = SIZE if isinstance(default, str) else type(default)
+            command = click.option(
+                *declarations.split(), default=default, show_default=True, type=kind, help=text
+            )(command)
+        return command
+
+    return add
+
+
+_MESH = (
+    ("--seed", 0, "Draws the load and everything else."),
+    ("--instances", 10, "In the mesh."),
+    ("--capacity capacity_bytes", "8GiB", "Memory for models of each instance."),
+    ("--loaders loader_threads", 4, "Loads that an instance runs at a time."),
+    ("--concurrency server_concurrency", 16, "Requests that a model server works on at a time."),
+)
+_LOAD = (
+    ("--models", 1_000, "Registered."),
+    ("--requests", 100_000, "In all."),
+    ("--rate", 1_000.0, "Requests in a second."),
+    ("--zipf", 1.0, "How uneven the models are asked for."),
+    ("--day day_s", 0.0, "Seconds over which each model's rate falls and rises again; 0 for a steady rate."),
+    ("--bursts", 0, "Times at which one model gets a thousand requests within a second."),
+    ("--cold-at-once", 0, "Models that are each requested once in the first moment."),
+    ("--model-size size_bytes", "64MiB", "Median size of a model."),
+    ("--load-ms", 1_000.0, "Median time of a load."),
+    ("--load-spread", 10.0, "The slowest load, in times of the fastest."),
+    ("--service-ms", 5.0, "Median time of a request in the model server."),
+)
+
+
+@click.group()
+def simulate() -> None:
+    """Try a mesh of any size on a made or recorded load, in simulated time.
+
+    The decisions are those of a real mesh: placement, caches, evictions, reconciliation. The same seed always gives
+    the same run.
+    """
+
+
+@simulate.command()
+@_options(_MESH)
+@_options(_LOAD)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def run(*, as_json: bool, **options: Any) -> None:
+    """Run a mesh through a load and report what came of it."""
+    workload, scenario = _chosen(Workload(), options), _chosen(Scenario(), options)
+    trace = generate(workload)
+    began = time.process_time()
+    report = World(scenario, trace).run()
+    _show(report, trace, time.process_time() - began, as_json=as_json)
+
+
+def _chosen(defaults: Any, options: dict[str, Any]) -> Any:
+    names = {field.name for field in fields(defaults)}
+    try:
+        return replace(defaults, **{name: value for name, value in options.items() if name in names})
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _show(report: Report, trace: Trace, elapsed_s: float, *, as_json: bool) -> None:
+    rows = [
+        *report.rows(),
+        ("took", f"{elapsed_s:.1f} s of CPU, {elapsed_s / max(1, len(trace)) * 1e6:.0f} us a request"),
+    ]
+    if as_json:
+        show_json(dict(rows))
+        return
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        table.add_row(name, value)
+    show(table)

@@ -1,0 +1,221 @@
+"""Brings models to instances on behalf of one simulated instance."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mesh.placement import (
+    MAX_ROUNDS,
+    After,
+    Attempt,
+    Exclusion,
+    Placement,
+    PlacementReason,
+    RequestCaps,
+    Reservations,
+    choose,
+    failed_too_often,
+)
+from mesh.registry import ModelRecord, RegistryError
+from mesh.simulation.agenda import Process
+from mesh.simulation.loader import LoadOutcome
+from mesh.simulation.models import Model
+
+if TYPE_CHECKING:
+    from mesh.simulation.instance import Instance
+
+#: While no instance can load at all, a model waits so long for one; as in an instance.
+WAIT_FOR_INSTANCES_US = 3_000_000
+LOOK_AGAIN_US = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a copy is now."""
+
+    instance_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotPlaced:
+    """Why there is no copy."""
+
+    reason: str
+    message: str
+
+
+class Placer:
+    """Places models for one simulated instance.
+
+    Attributes:
+        placing: models being placed, each with the process that all who wait for it share.
+        reservations: placements that the records do not show yet.
+    """
+
+    def __init__(self, instance: "Instance") -> None:
+        self._instance = instance
+        self._caps = RequestCaps()
+        self.reservations = Reservations()
+        self._reserved_at: dict[str, int] = {}
+        self.placing: dict[str, Process] = {}
+
+    def ensure_copy(
+        self, model: Model, *, urgent: bool, tried: frozenset[str] = frozenset(), last_used_ms: int = 0
+    ) -> Process:
+        """Has a copy of the model somewhere; the process ends with a `Found` or `NotPlaced`."""
+        placing = self.placing.get(model.model_id)
+        if placing is None:
+            attempt = Attempt(
+                model.model_id,
+                last_used_ms or self._instance.now_ms,
+                urgent,
+                balanced=self._instance.world.scenario.balanced,
+                excluded=dict.fromkeys(tried, Exclusion.TRIED),
+                beside=set(tried),
+            )
+            placing = self._instance.start(self._placing(model, attempt))
+            if not placing.ended.done:
+                self.placing[model.model_id] = placing
+        elif urgent:
+            self._instance.loader.hurry(model.model_id)
+        return placing
+
+    def copy_elsewhere(self, model: Model, *, last_used_ms: int) -> Generator[Any, Any, Found | NotPlaced]:
+        """Has a copy on another instance, loading one beside the one here where there is none."""
+        here = self._instance.instance_id
+        return self._place(
+            model,
+            Attempt(model.model_id, last_used_ms, excluded={here: Exclusion.EXCLUDED}, beside={here}),
+        )
+
+    def _placing(self, model: Model, attempt: Attempt) -> Generator[Any, Any, Found | NotPlaced]:
+        result = yield from self._place(model, attempt)
+        self.placing.pop(model.model_id, None)
+        return result
+
+    def _place(self, model: Model, attempt: Attempt) -> Generator[Any, Any, Found | NotPlaced]:
+        instance, model_id = self._instance, model.model_id
+        last: NotPlaced | None = None
+        for round_number in range(MAX_ROUNDS):
+            record = instance.client.model(model_id)
+            if record is None or round_number > 0:
+                try:
+                    record = yield from instance.client.fetch_model(model_id)
+                except RegistryError as error:
+                    if record is None:
+                        return NotPlaced("registry_unavailable", str(error))
+            if record is None:
+                return NotPlaced("model_not_found", f"model {model_id} is not registered")
+            if failed_too_often(record.failures.values(), instance.now_ms, self._caps):
+                return NotPlaced("load_failed", "the model failed to load too often")
+            name = attempt.existing(
+                record.copies,
+                instance.instance_id,
+                instance.is_live,
+                loading_here=model_id in instance.loader.wanted,
+            )
+            why = "a copy was expected here"
+            if name is None:
+                placement = yield from self._choose(record, attempt)
+                if placement.chosen is None:
+                    return last or NotPlaced(placement.reason.value, placement.message)
+                name, why = placement.chosen, placement.message
+                attempt.locations += 1
+            if name == instance.instance_id:
+                outcome = yield instance.loader.load(
+                    model,
+                    last_used_ms=attempt.last_used_ms,
+                    urgent=attempt.urgent,
+                    why=why,
+                    beside=frozenset(attempt.beside),
+                )
+            else:
+                outcome = yield from self._load_at(name, model, attempt, why)
+            if not isinstance(outcome, LoadOutcome):
+                last = outcome
+            else:
+                match attempt.learn(name, outcome):
+                    case After.DONE:
+                        return Found(name)
+                    case After.LOOK_AGAIN:
+                        last = None
+                    case After.ELSEWHERE:
+                        last = NotPlaced(outcome.reason, outcome.message)
+                    case After.GIVE_UP:
+                        return NotPlaced(outcome.reason, outcome.message)
+            if attempt.locations >= self._caps.loads:
+                break
+        return last or NotPlaced("kept_moving", f"model {model_id} kept moving between instances")
+
+    def _choose(self, record: ModelRecord, attempt: Attempt) -> Generator[Any, Any, Placement]:
+        deadline_us = self._instance.agenda.now_us + WAIT_FOR_INSTANCES_US
+        placement = self._choose_now(record, attempt)
+        while placement.reason is PlacementReason.NO_INSTANCES and self._instance.agenda.now_us < deadline_us:
+            yield LOOK_AGAIN_US
+            placement = self._choose_now(record, attempt)
+        return placement
+
+    def _choose_now(self, record: ModelRecord, attempt: Attempt) -> Placement:
+        instance = self._instance
+        self._look_at_renewed()
+        view = instance.seen.view(
+            instance.instance_id, instance.presence.candidate(), instance.routes.suspects()
+        )
+        return choose(
+            view,
+            attempt.request(record.type, record.copies, record.failures),
+            instance.now_ms,
+            instance.random,
+            reservations=self.reservations,
+        )
+
+    def _look_at_renewed(self) -> None:
+        """Takes in, where it matters, that records were renewed since the last choice."""
+        now_ms, renewed_us = self._instance.now_ms, self._instance.seen.renewed_us
+        self.reservations.expire(now_ms)
+        for name, looked_us in tuple(self._reserved_at.items()):
+            delivered_us = renewed_us.get(name)
+            if delivered_us is None:
+                self.reservations.instance_gone(name)
+            elif delivered_us > looked_us:
+                self.reservations.record_renewed(name, self._instance.world.ms_at(delivered_us))
+                self._reserved_at[name] = delivered_us
+            if not self.reservations.pending(name).loads:
+                del self._reserved_at[name]
+
+    def _load_at(
+        self, name: str, model: Model, attempt: Attempt, why: str
+    ) -> Generator[Any, Any, LoadOutcome | NotPlaced]:
+        instance, model_id = self._instance, model.model_id
+        if not instance.is_live(name):
+            attempt.unreachable(name)
+            return NotPlaced("gone", f"instance {name} is gone")
+        self.reservations.add(model_id, name, instance.seen.default_model_units, instance.now_ms)
+        self._reserved_at.setdefault(name, instance.agenda.now_us)
+        beside = frozenset(attempt.beside)
+        outcome = yield instance.call(
+            instance.world.instances.get(name),
+            lambda peer: _load_for_peer(
+                peer, model, last_used_ms=attempt.last_used_ms, urgent=attempt.urgent, why=why, beside=beside
+            ),
+        )
+        if not isinstance(outcome, LoadOutcome):
+            self.reservations.release(model_id, name)
+            attempt.unreachable(name)
+            instance.routes.note_unreachable(name)
+            return NotPlaced("unreachable", f"instance {name} does not answer")
+        if outcome.loaded:
+            self.reservations.accepted(model_id, name, instance.now_ms)
+            instance.routes.note_loaded(model_id, name)
+        else:
+            self.reservations.release(model_id, name)
+        return outcome
+
+
+def _load_for_peer(
+    peer: "Instance", model: Model, *, last_used_ms: int, urgent: bool, why: str, beside: frozenset[str]
+) -> Generator[Any, Any, LoadOutcome]:
+    outcome: LoadOutcome = yield peer.loader.load(
+        model, last_used_ms=last_used_ms, urgent=urgent, why=why, beside=beside
+    )
+    return outcome
