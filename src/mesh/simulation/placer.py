@@ -10,6 +10,7 @@ from mesh.placement import (
     Attempt,
     Exclusion,
     Placement,
+    PlacementPolicy,
     PlacementReason,
     RequestCaps,
     Reservations,
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 #: While no instance can load at all, a model waits so long for one; as in an instance.
 WAIT_FOR_INSTANCES_US = 3_000_000
 LOOK_AGAIN_US = 100_000
+
+#: Nobody reads a million explanations.
+_UNEXPLAINED = PlacementPolicy(explained=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,15 +162,21 @@ class Placer:
     def _choose_now(self, record: ModelRecord, attempt: Attempt) -> Placement:
         instance = self._instance
         self._look_at_renewed()
-        view = instance.seen.view(
-            instance.instance_id, instance.presence.candidate(), instance.routes.suspects()
-        )
+        own = instance.presence.candidate()
+        suspects = instance.routes.suspects()
+        if own is None:
+            # Others may see it still.
+            suspects |= {instance.instance_id}
         return choose(
-            view,
-            attempt.request(record.type, record.copies, record.failures),
+            instance.seen.ranked,
+            attempt.request(record.type, record.copies, record.failures, suspects),
             instance.now_ms,
             instance.random,
+            self_id=instance.instance_id,
+            own=own,
             reservations=self.reservations,
+            filters=attempt.conditions,
+            policy=_UNEXPLAINED,
         )
 
     def _look_at_renewed(self) -> None:
@@ -190,7 +200,7 @@ class Placer:
         if not instance.is_live(name):
             attempt.unreachable(name)
             return NotPlaced("gone", f"instance {name} is gone")
-        self.reservations.add(model_id, name, instance.seen.default_model_units, instance.now_ms)
+        self.reservations.add(model_id, name, instance.seen.ranked.default_model_units, instance.now_ms)
         self._reserved_at.setdefault(name, instance.agenda.now_us)
         beside = frozenset(attempt.beside)
         outcome = yield instance.call(
