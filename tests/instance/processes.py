@@ -22,7 +22,8 @@ class InstanceProcess:
         self.folder.mkdir()
         socket = self.folder / "runtime.sock"
         self.port, self.probe_port, self.metrics_port = free_port(), free_port(), free_port()
-        self.prestop_port = free_port()
+        self.prestop_port, peer_port = free_port(), free_port()
+        self.peer_address = f"127.0.0.1:{peer_port}"
         self.instance_id = f"test-{number:05}"
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("MM_")},
@@ -33,7 +34,7 @@ class InstanceProcess:
             "WKUBE_POD_IPADDR": "127.0.0.1",
             "MM_BIND_ADDRESS": "127.0.0.1",
             "MM_SVC_GRPC_PORT": str(self.port),
-            "MM_PEER_PORT": str(free_port()),
+            "MM_PEER_PORT": str(peer_port),
             "MM_PROBE_PORT": str(self.probe_port),
             "MM_PRESTOP_WAIT_PORT": str(self.prestop_port),
             "MM_METRICS": f"prometheus:port={self.metrics_port};scheme=http",

@@ -4,6 +4,7 @@ It speaks the ``mmesh.ModelRuntime`` SPI and answers every other method with the
 """
 
 import asyncio
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -166,6 +167,7 @@ class _Anything(grpc.GenericRpcHandler):
 
 async def _main(socket: str) -> None:
     runtime = ScriptedRuntime(Path(socket))
+    runtime.load_delay_s = float(os.environ.get("SCRIPTED_LOAD_DELAY_S", "0"))
     await runtime.start()
     await asyncio.Event().wait()
 

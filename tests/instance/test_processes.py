@@ -107,35 +107,6 @@ async def test_sigterm_fails_no_request_though_each_model_has_one_copy(trio: lis
     assert load.failures == []
 
 
-async def test_etcd_away_is_not_noticed_by_warm_requests(
-    trio: list[InstanceProcess], etcd: EtcdServer
-) -> None:
-    clients, models = await _prepare(trio, 6)
-    load = Load(clients, models)
-    await asyncio.sleep(0.3)
-    await asyncio.to_thread(etcd.kill)
-    await asyncio.sleep(4)
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await clients[0].register("while-away")
-    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert "registry" in str(error.value.details())
-    await asyncio.to_thread(etcd.restart)
-    await asyncio.sleep(1)
-    await load.end()
-    assert load.failures == []
-
-    async def registers() -> bool:
-        try:
-            await clients[1].register("afterwards", load=True, sync=True)
-        except grpc.aio.AioRpcError:
-            return False
-        return True
-
-    await eventually(registers, 15)
-    for client in clients:
-        assert await client.infer("afterwards") == b"afterwards:x"
-
-
 async def test_a_registry_of_modelmesh_is_picked_up(etcd: EtcdServer, tmp_path: Path) -> None:
     key = "/tas-runtime/tests/registry/"
     record = {

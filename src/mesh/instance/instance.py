@@ -152,7 +152,8 @@ class Instance:
         await parts.control.start(parts.dataplane)
         bound = parts.dataplane.listen(f"{settings.host}:{settings.peer_port}", peers=True)
         self.peer_address = f"{settings.address}:{bound.rpartition(':')[2]}"
-        await parts.publisher.publish()
+        if self.registry.joined:
+            await parts.publisher.publish()
         self._run("publisher", parts.publisher.run())
         if self._runtime is not None and parts.loader is not None:
             self._run("usage", parts.loader.keep_reading_usage())
@@ -167,7 +168,7 @@ class Instance:
         self._run("method rules", self.rules.follow(parts.dataplane))
         self._run("type rules", self._type_rules.follow(parts.candidates.set_constraints))
         self._lead(parts)
-        await self._stand_for_election()
+        self._run("candidacy", self._stand_for_election())
         if settings.metrics.port is not None:
             self._endpoints.append(serve_metrics(parts.collector, settings.host, settings.metrics.port))
         self.address = parts.dataplane.listen(f"{settings.host}:{settings.port}", peers=False)
