@@ -12,6 +12,7 @@ from mesh.placement import (
     EvictionReason,
     Failure,
     ForgetFailure,
+    KnownSize,
     LoadFailed,
     LoadFinished,
     LoadRequested,
@@ -29,11 +30,13 @@ from mesh.placement import (
     ReportFailed,
     ReportLoaded,
     ReportRefused,
+    ReportSize,
     RuntimeLost,
     RuntimeRestarted,
     ShutdownStarted,
     SizeMeasured,
     SizePredicted,
+    SizeSource,
     StartLoad,
     StartUnload,
     Tick,
@@ -83,11 +86,39 @@ def test_a_load_registers_and_predicts_at_the_same_time_and_starts_when_both_are
 
 def test_a_known_size_needs_no_prediction() -> None:
     shell = Shell()
-    shell.send(LoadRequested("a", urgent=True, size_hint_units=20))
+    shell.send(LoadRequested("a", urgent=True, size=KnownSize(learned=20)))
     assert shell.seen(PredictSize) == []
     (register,) = shell.take(Register)
     shell.send(Registered("a", register.load_id))
     assert shell.take(StartLoad)[0].units == 20
+
+
+def test_what_a_runtime_told_is_known_for_the_next_load_and_reported_beside_what_was_expected() -> None:
+    shell = Shell()
+    shell.request("a", 10)
+    shell.send(LoadFinished("a", shell.take(StartLoad)[0].load_id, 25))
+    assert shell.take(ReportSize) == [ReportSize("a", 10, 25, SizeSource.PREDICTED)]
+    shell.send(RemoveRequested("a", RemovalReason.SCALE_DOWN))
+    shell.send(UnloadFinished("a"))
+    shell.send(LoadRequested("a", size=KnownSize(learned=12)))
+    assert shell.seen(PredictSize) == []
+    shell.send(Registered("a", shell.take(Register)[0].load_id))
+    assert shell.take(StartLoad)[0].units == 25
+
+
+@pytest.mark.parametrize("told", [0, 5, 60, 95])
+def test_a_declared_size_is_counted_whatever_the_runtime_tells(told: int) -> None:
+    shell = Shell()
+    shell.load("other", 50)
+    shell.send(LoadRequested("a", size=KnownSize(declared=30, learned=70)))
+    shell.send(Registered("a", shell.take(Register)[0].load_id))
+    (start,) = shell.take(StartLoad)
+    assert start.units == 30
+    shell.send(LoadFinished("a", start.load_id, told))
+    if told:
+        assert shell.seen(ReportSize) == [ReportSize("a", 30, told, SizeSource.DECLARED)]
+    assert shell.take(ReportLoaded) == [ReportLoaded("a", 30, fresh=True)]
+    assert (shell.cache.used_units, shell.cache.resident_units) == (80, 80)
 
 
 def test_a_runtime_that_cannot_predict_gets_the_default_size() -> None:
@@ -318,7 +349,7 @@ def test_a_model_larger_than_the_capacity_is_refused_with_both_numbers() -> None
 
 def test_a_size_known_to_be_too_large_does_not_reach_the_registry() -> None:
     shell = Shell()
-    shell.send(LoadRequested("b", urgent=True, size_hint_units=91))
+    shell.send(LoadRequested("b", urgent=True, size=KnownSize(learned=91)))
     assert shell.seen(Register) == []
     assert shell.take(ReportFailed)[0].reason is Failure.LARGER_THAN_CAPACITY
 
@@ -401,7 +432,7 @@ def test_a_failure_whose_reminder_made_room_is_forgotten_all_the_same() -> None:
 def test_a_failure_for_whose_reminder_there_is_no_room_is_forgotten_in_time() -> None:
     shell = Shell()
     shell.load("resident", 90)
-    shell.send(LoadRequested("a", size_hint_units=91))
+    shell.send(LoadRequested("a", size=KnownSize(learned=91)))
     (failed,) = shell.take(ReportFailed)
     assert failed.reason is Failure.LARGER_THAN_CAPACITY
     assert "a" not in shell.cache

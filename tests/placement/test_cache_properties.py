@@ -16,6 +16,7 @@ from mesh.placement import (
     EvictionRanking,
     ForgetFailure,
     Instruction,
+    KnownSize,
     LoadFailed,
     LoadFinished,
     LoadRequested,
@@ -33,11 +34,13 @@ from mesh.placement import (
     ReportFailed,
     ReportLoaded,
     ReportRefused,
+    ReportSize,
     RuntimeLost,
     RuntimeRestarted,
     ShutdownStarted,
     SizeMeasured,
     SizePredicted,
+    SizeSource,
     StartLoad,
     StartUnload,
     Tick,
@@ -135,6 +138,12 @@ class CacheMachine(RuleBasedStateMachine):
                 assert instruction.model_id not in self.loading, "an unload during a load of the same model"
                 assert instruction.model_id not in self.routed, "an unload of a copy that serves"
                 self.unloading.add(instruction.model_id)
+            case ReportSize():
+                copy = self.shell.cache.copy(instruction.model_id)
+                assert copy is not None
+                if instruction.source is SizeSource.DECLARED:
+                    assert copy.units == instruction.expected_units
+                assert self.shell.cache.learned_units(instruction.model_id) == instruction.units
             case ReportLoaded():
                 assert instruction.model_id in self.waiting
                 self.waiting.remove(instruction.model_id)
@@ -168,12 +177,14 @@ class CacheMachine(RuleBasedStateMachine):
         model_id=models,
         age_ms=st.integers(-2_000, 100_000),
         urgent=st.booleans(),
-        hint=st.sampled_from([0, 0, 1, 15, 40, 120]),
+        learned=st.sampled_from([0, 0, 1, 15, 40, 120]),
+        declared=st.sampled_from([0, 0, 0, 10, 30]),
     )
-    def request(self, model_id: str, age_ms: int, urgent: bool, hint: int) -> None:
+    def request(self, model_id: str, age_ms: int, urgent: bool, learned: int, declared: int = 0) -> None:
         self.known.add(model_id)
         self.waiting.add(model_id)
-        self.shell.send(LoadRequested(model_id, self.shell.now - age_ms, urgent, hint))
+        size = KnownSize(declared, learned)
+        self.shell.send(LoadRequested(model_id, self.shell.now - age_ms, urgent, size))
 
     @rule(model_id=models, units=st.sampled_from([1, 20, 30, 45, 90]), told=st.sampled_from([-1, -1, 0, 60]))
     def load(self, model_id: str, units: int, told: int) -> None:

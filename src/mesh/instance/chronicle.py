@@ -16,6 +16,9 @@ from mesh.placement import (
     ReportEvicted,
     ReportFailed,
     ReportRefused,
+    ReportSize,
+    SizeSource,
+    is_off,
 )
 
 log = logging.getLogger(__name__)
@@ -50,6 +53,20 @@ class Chronicle:
         self._note(DecisionKind.LOAD, model_id, f"loaded, {_size(units)}{why}", evicted)
         log.info("loaded", extra={"model": model_id, "bytes": units * UNIT_BYTES})
         self._load_ended(model_id, True)
+
+    def sized(self, report: ReportSize) -> None:
+        """A model server told how large a copy is; whoever counts on sizes should know where that was not expected."""
+        expected, actual = report.expected_units, report.units
+        if not is_off(expected, actual):
+            return
+        self._metrics.count_misjudged_size(report.source.value, low=actual > expected)
+        further = ", which is counted further" if report.source is SizeSource.DECLARED else ""
+        summary = f"takes {_size(actual)}, the {report.source.value} size was {_size(expected)}{further}"
+        self._note(DecisionKind.SIZE, report.model_id, summary)
+        level = (
+            logging.WARNING if actual > expected and report.source is not SizeSource.DEFAULT else logging.INFO
+        )
+        log.log(level, "size misjudged: %s", summary, extra={"model": report.model_id})
 
     def failed(self, report: ReportFailed) -> None:
         """A load failed just now, or an earlier failure was told again."""

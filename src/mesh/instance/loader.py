@@ -22,6 +22,7 @@ from mesh.instance.registration import ALONE, Company, Registration
 from mesh.instance.server_calls import ServerCalls
 from mesh.instance.usage import Rates
 from mesh.placement import (
+    UNKNOWN_SIZE,
     CancelLoad,
     CloseCopy,
     CopyBusy,
@@ -32,6 +33,7 @@ from mesh.placement import (
     Event,
     ForgetFailure,
     Instruction,
+    KnownSize,
     LoadFailed,
     LoadRequested,
     LocalCache,
@@ -47,6 +49,7 @@ from mesh.placement import (
     ReportFailed,
     ReportLoaded,
     ReportRefused,
+    ReportSize,
     RuntimeLost,
     RuntimeRestarted,
     ShutdownStarted,
@@ -55,7 +58,6 @@ from mesh.placement import (
     Tick,
     Used,
     WakeAt,
-    to_units,
 )
 from mesh.runtimes import ModelInfo
 
@@ -146,11 +148,19 @@ class Loader:
         *,
         last_used_ms: int,
         urgent: bool,
-        size_hint_bytes: int = 0,
+        size: KnownSize = UNKNOWN_SIZE,
         why: str = "",
         company: Company = ALONE,
     ) -> asyncio.Future[LoadOutcome]:
         """Has a copy loaded here, or joins the load that is under way.
+
+        Args:
+            model: what the model server is to load.
+            last_used_ms: epoch milliseconds of the use that asks; 0 for now.
+            urgent: a request waits.
+            size: what is known of its size.
+            why: for people.
+            company: the copies elsewhere with which it may be.
 
         Returns: a future that all who wait for this load share; shield it before cancelling.
         """
@@ -170,7 +180,7 @@ class Loader:
                 model_id,
                 last_used_ms=last_used_ms,
                 urgent=urgent,
-                size_hint_units=to_units(size_hint_bytes),
+                size=size,
                 why=why,
             )
         )
@@ -302,6 +312,9 @@ class Loader:
                 unload.add_done_callback(lambda done: self._unload_ended(instruction.model_id, done))
             case ReportLoaded():
                 self._report_loaded(instruction)
+            case ReportSize():
+                self._registration.learn_size(instruction.model_id, instruction.units)
+                self._chronicle.sized(instruction)
             case ReportFailed():
                 self._report_failed(instruction)
             case ReportRefused():

@@ -5,7 +5,7 @@ counted here.
 """
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -59,12 +59,14 @@ class InstanceGauges:
         capacity_bytes: without the unload buffer.
         used_bytes: without the unload buffer.
         models: cache entries.
+        deficit_bytes: taken beyond what the model server has, since models turned out larger than estimated.
     """
 
     oldest_used_ms: int | None
     capacity_bytes: int
     used_bytes: int
     models: int
+    deficit_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ class Metrics:
             for name, (_, bounds) in _LOCAL_HISTOGRAMS.items()
         }
         self._counters = dict.fromkeys(_COUNTERS, 0)
+        self._misjudged: Counter[tuple[str, str]] = Counter()
 
     def observe(self, name: str, value: float, model_id: str) -> None:
         """Adds to the local histogram ``name`` (without prefix), in the unit that the name says."""
@@ -153,6 +156,15 @@ class Metrics:
     def count(self, name: str) -> None:
         """Adds one to the counter ``name`` (without prefix)."""
         self._counters[name] += 1
+
+    def count_misjudged_size(self, source: str, *, low: bool) -> None:
+        """Adds one model whose size was not what it was taken for.
+
+        Args:
+            source: of the estimate: declared, learned, predicted or default.
+            low: the model takes more.
+        """
+        self._misjudged[source, "low" if low else "high"] += 1
 
     def collect_local(self) -> Iterator[Metric]:
         """The families counted here."""
@@ -169,6 +181,11 @@ class Metrics:
             counter = Metric(PREFIX + name, text, "unknown")
             counter.add_sample(PREFIX + name, {}, self._counters[name])
             yield counter
+        name = PREFIX + "model_size_misjudged"
+        misjudged = Metric(name, "Models whose size was not as estimated", "unknown")
+        for (source, estimate), count in self._misjudged.items():
+            misjudged.add_sample(name, {"source": source, "estimate": estimate}, count)
+        yield misjudged
 
     def collect_data_plane(self, samples: Iterable[HistogramSample]) -> Iterator[Metric]:
         """The families that the data plane counts."""
@@ -249,6 +266,10 @@ class InstanceCollector(Collector):
                 10_000 * now.used_bytes // now.capacity_bytes if now.capacity_bytes else 0,
             ),
             "instance_models_total": ("Models in the cache", now.models),
+            "instance_memory_deficit_bytes": (
+                "Memory taken by models beyond what the model server has, after sizes were estimated too low",
+                now.deficit_bytes,
+            ),
             "instance_ready": (
                 "1 while clients should be sent to this instance, as /ready says",
                 self._ready(),

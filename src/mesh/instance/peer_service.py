@@ -7,10 +7,10 @@ from mesh.instance.calls import Rpc, service
 from mesh.instance.candidates import Candidates
 from mesh.instance.loader import Loader
 from mesh.instance.outcomes import NO_RUNTIME, LoadOutcome, not_eligible
-from mesh.instance.placer import Placer, model_info
+from mesh.instance.placer import Placer, known_size, model_info
 from mesh.instance.registration import Company
 from mesh.instance.usage import Rates
-from mesh.placement import UNIT_BYTES, CopyState, CopyView, Decision, DecisionRing
+from mesh.placement import UNIT_BYTES, CopyState, CopyView, Decision, DecisionRing, to_units
 from mesh.protos import peer_pb2
 
 STATES: dict[CopyState, peer_pb2.CopyState.ValueType] = {
@@ -78,7 +78,7 @@ class PeerService:
             model_info(request.model_id, record),
             last_used_ms=request.last_used_ms,
             urgent=request.urgent,
-            size_hint_bytes=request.size_hint_bytes,
+            size=known_size(record, to_units(request.size_hint_bytes)),
             why=request.reason,
             company=Company(frozenset(request.beside), request.copies or 1, frozenset(request.replaced)),
         )

@@ -25,19 +25,24 @@ from mesh.instance.registration import Company
 from mesh.instance.routes import Routes
 from mesh.placement import (
     MAX_ROUNDS,
+    UNIT_BYTES,
     After,
     Attempt,
+    CopyPolicy,
     Decision,
     DecisionKind,
     DecisionRing,
     Exclusion,
     InstanceFilter,
+    KnownSize,
     Placement,
     PlacementReason,
     Refusal,
     RequestCaps,
     choose,
     failed_too_often,
+    size_text,
+    to_units,
 )
 from mesh.protos import peer_pb2
 from mesh.registry import InvalidRecord, ModelRecord, Registry, RegistryError
@@ -318,24 +323,36 @@ class Placer:
         while placement.reason is PlacementReason.NO_INSTANCES and time.monotonic() < deadline:
             await asyncio.sleep(LOOK_AGAIN_S)
             placement = self._choose_now(record, attempt)
+        size = self._size_of(attempt.model_id, record)
+        takes = f"; it takes {size_text(size.units)} ({size.source.value})" if size.units else ""
         self._ring.add(
             Decision(
                 DecisionKind.PLACEMENT if placement.chosen else DecisionKind.REFUSAL,
                 self._now_ms(),
                 attempt.model_id,
-                placement.message,
+                placement.message + takes,
                 chosen=placement.chosen or "",
                 candidates=placement.candidates,
             )
         )
         return placement
 
+    def _size_of(self, model_id: str, record: ModelRecord) -> KnownSize:
+        """What is known of a model's size; a copy that is here tells better than the record."""
+        return known_size(record, 0 if self._loader is None else self._loader.cache.learned_units(model_id))
+
     def _choose_now(self, record: ModelRecord, attempt: Attempt) -> Placement:
         self._candidates.refresh()
         now_ms = self._now_ms()
         return choose(
             self._candidates.ranked,
-            attempt.request(record.type, record.copies, record.failures, self._routes.suspects()),
+            attempt.request(
+                record.type,
+                record.copies,
+                record.failures,
+                self._routes.suspects(),
+                units=self._size_of(attempt.model_id, record).units,
+            ),
             now_ms,
             self._random,
             self_id=self._instance_id,
@@ -353,7 +370,7 @@ class Placer:
         if peer is None:
             attempt.unreachable(instance_id)
             return _gone(attempt.model_id, instance_id)
-        return await self._load_at(peer, attempt, why)
+        return await self._load_at(peer, record, attempt, why)
 
     async def _load_here(self, record: ModelRecord, attempt: Attempt, why: str) -> LoadOutcome:
         if self._loader is None:
@@ -365,14 +382,18 @@ class Placer:
                 last_used_ms=attempt.last_used_ms,
                 urgent=attempt.urgent,
                 why=why,
+                size=self._size_of(attempt.model_id, record),
                 company=Company(frozenset(attempt.beside), attempt.copies, attempt.replaced),
             )
         )
 
-    async def _load_at(self, peer: Peer, attempt: Attempt, why: str) -> LoadOutcome | MeshError:
+    async def _load_at(
+        self, peer: Peer, record: ModelRecord, attempt: Attempt, why: str
+    ) -> LoadOutcome | MeshError:
         model_id, instance_id, candidates = attempt.model_id, peer.instance_id, self._candidates
+        size = self._size_of(model_id, record)
         candidates.reservations.add(
-            model_id, instance_id, candidates.ranked.default_model_units, self._now_ms()
+            model_id, instance_id, size.units or candidates.ranked.default_model_units, self._now_ms()
         )
         request = peer_pb2.LoadRequest(
             model_id=model_id,
@@ -381,6 +402,7 @@ class Placer:
             wait=True,
             reason=why,
             beside=attempt.beside,
+            size_hint_bytes=size.learned * UNIT_BYTES,
             copies=attempt.copies,
             replaced=attempt.replaced,
         )
@@ -434,6 +456,17 @@ def _nowhere(model_id: str, placement: Placement, record: ModelRecord) -> MeshEr
             code = grpc.StatusCode.UNAVAILABLE
     message = f"Nowhere available to load: {placement.message}"
     return MeshError(code, Reason.NO_PLACE, message, model_id, RETRY_AFTER_S)
+
+
+def known_size(record: ModelRecord, learned_units: int = 0) -> KnownSize:
+    """What is known of a model's size.
+
+    Args:
+        record: of the model.
+        learned_units: what is known beyond it, from a copy that is or was loaded lately; 0 for nothing.
+    """
+    declared_bytes = CopyPolicy.from_members(record.policy).declared_size_bytes
+    return KnownSize(to_units(declared_bytes), learned_units or record.size_units)
 
 
 def model_info(model_id: str, record: ModelRecord) -> ModelInfo:

@@ -14,6 +14,7 @@ from mesh.registry import (
     AddCopy,
     CopyChange,
     Keep,
+    LearnSize,
     ModelRecord,
     MoveToFailures,
     NotAdded,
@@ -87,6 +88,8 @@ class Registration:
         #: Those who wait for a copy to be entered.
         self._asked: dict[AddCopy, asyncio.Future[NotAdded | None]] = {}
         self._resigning: dict[str, ResignCopy] = {}
+        #: What was learned of sizes and is written together with the next change of the record.
+        self._sizes: dict[str, int] = {}
         self._writers: dict[str, asyncio.Task[None]] = {}
         self._in_no_hurry = asyncio.Semaphore(WRITERS_IN_NO_HURRY)
 
@@ -184,6 +187,14 @@ class Registration:
         """Forgets that a load failed here."""
         self._add(model_id, RemoveFailure(self._instance_id))
 
+    def learn_size(self, model_id: str, units: int) -> None:
+        """Has the record tell how large a copy is, as soon as it is written for another reason."""
+        record = self._registry.models.get(model_id)
+        if record is not None and record.size_units == units:
+            self._sizes.pop(model_id, None)
+        else:
+            self._sizes[model_id] = units
+
     async def settle(self, timeout_s: float) -> bool:
         """Waits until everything is written; returns whether it is after ``timeout_s`` seconds."""
         writers = tuple(self._writers.values())
@@ -200,7 +211,10 @@ class Registration:
         await asyncio.gather(*writers, return_exceptions=True)
 
     def _add(self, model_id: str, change: CopyChange) -> None:
-        self._pending.setdefault(model_id, []).append(change)
+        pending = self._pending.setdefault(model_id, [])
+        pending.append(change)
+        if (units := self._sizes.pop(model_id, 0)) > 0:
+            pending.append(LearnSize(units))
         if model_id not in self._writers:
             self._writers[model_id] = asyncio.get_running_loop().create_task(self._write_all(model_id))
 

@@ -89,4 +89,5 @@ class SelfView:
             capacity_bytes=cache.capacity_units * UNIT_BYTES,
             used_bytes=cache.used_units * UNIT_BYTES,
             models=len(cache),
+            deficit_bytes=cache.deficit_units * UNIT_BYTES,
         )

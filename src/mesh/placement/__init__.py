@@ -52,11 +52,12 @@ from mesh.placement.instructions import (
     ReportFailed,
     ReportLoaded,
     ReportRefused,
+    ReportSize,
     StartLoad,
     StartUnload,
     WakeAt,
 )
-from mesh.placement.limits import UNIT_BYTES, CacheLimits, default_assume_loaded_ms, to_units
+from mesh.placement.limits import UNIT_BYTES, CacheLimits, default_assume_loaded_ms, size_text, to_units
 from mesh.placement.load_times import LoadTimes
 from mesh.placement.placements import InstanceFilter, Placement, PlacementPolicy, PlacementReason
 from mesh.placement.policy import DEFAULT_POLICY, CopyPolicy, InvalidPolicy
@@ -81,6 +82,7 @@ from mesh.placement.requests import (
 )
 from mesh.placement.reservations import Pending, Reservations
 from mesh.placement.rollouts import Rollouts, replica_set
+from mesh.placement.sizes import UNKNOWN_SIZE, KnownSize, SizeSource, is_off
 from mesh.placement.victims import EvictionPolicy
 from mesh.placement.view import (
     NEVER_USED_MS,
@@ -96,6 +98,7 @@ __all__ = [
     "MAX_ROUNDS",
     "NEVER_USED_MS",
     "UNIT_BYTES",
+    "UNKNOWN_SIZE",
     "After",
     "Attempt",
     "AwaitLoad",
@@ -129,6 +132,7 @@ __all__ = [
     "InstanceView",
     "Instruction",
     "InvalidPolicy",
+    "KnownSize",
     "LoadAnswer",
     "LoadFailed",
     "LoadFinished",
@@ -160,6 +164,7 @@ __all__ = [
     "ReportFailed",
     "ReportLoaded",
     "ReportRefused",
+    "ReportSize",
     "RequestCaps",
     "RequestView",
     "Reservations",
@@ -169,6 +174,7 @@ __all__ = [
     "ShutdownStarted",
     "SizeMeasured",
     "SizePredicted",
+    "SizeSource",
     "StartLoad",
     "StartUnload",
     "Step",
@@ -185,9 +191,11 @@ __all__ = [
     "choose",
     "default_assume_loaded_ms",
     "failed_too_often",
+    "is_off",
     "is_significant_change",
     "next_step",
     "replica_set",
+    "size_text",
     "to_hand_over",
     "to_units",
     "usable_copies",

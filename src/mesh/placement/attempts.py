@@ -119,6 +119,8 @@ class Attempt:
         copies: Iterable[str],
         failures: Iterable[str],
         suspects: Iterable[str] = (),
+        *,
+        units: int = 0,
     ) -> PlacementRequest:
         """Tells `choose` what is wanted, and where the model cannot go.
 
@@ -127,6 +129,7 @@ class Attempt:
             copies: instances that its record lists.
             failures: instances where it failed to load.
             suspects: instances that did not answer a moment ago.
+            units: size of the model, units of 8 KiB; 0 where unknown.
         """
         excluded = dict(self.excluded)
         for instance_id in failures:
@@ -138,6 +141,7 @@ class Attempt:
         return PlacementRequest(
             self.model_id,
             model_type,
+            units,
             last_used_ms=self.last_used_ms,
             excluded=excluded,
             balanced=self.balanced,

@@ -12,6 +12,7 @@ from mesh.placement.departures import Departures, Unload
 from mesh.placement.entries import CopyState, Entry, FailureNote, LoadQueue
 from mesh.placement.limits import CacheLimits
 from mesh.placement.room import BUSY_HOLD_MS, Room
+from mesh.placement.sizes import KnownSize, LearnedSizes, SizeSource
 from mesh.placement.timers import Due
 from mesh.placement.victims import EvictionPolicy
 from mesh.placement.view import NEVER_USED_MS
@@ -26,7 +27,6 @@ _AFTER_CANCELLED_LOAD_MS = 3_000
 _ENOUGH_FOR_AVERAGE = 10
 #: A failure of a model used within this is forgotten after half the time; as in KServe ModelMesh.
 _IN_USE_MS = 180_000
-_LEARNED_SIZES = 10_000
 
 _SERVING = frozenset({CopyState.SIZING, CopyState.LOADED})
 _NOT_IN_RUNTIME = frozenset({CopyState.NEW, CopyState.QUEUED, CopyState.WAITING})
@@ -74,7 +74,7 @@ class LocalCache:
         #: Entries with a loader whose memory others still hold.
         self._waiting: list[Entry] = []
         #: Real sizes of models that were here before, so that a wrong prediction is made only once.
-        self._learned: dict[str, int] = {}
+        self._learned = LearnedSizes()
         self._load_ids = count(1)
         self._shutting_down = False
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -187,6 +187,10 @@ class LocalCache:
             return _unload_view(unload)
         return None
 
+    def learned_units(self, model_id: str) -> int:
+        """Returns: the size that the runtime told of a copy that is or was here; 0 where it has not."""
+        return self._learned.get(model_id)
+
     def copies(self) -> list[CopyView]:
         """Returns: all entries, then the models being unloaded."""
         return [
@@ -213,7 +217,8 @@ class LocalCache:
         if self._departures.is_stuck(model_id):
             self._refuse_early(model_id, do.Refusal.STUCK_UNLOAD, _stuck_message(model_id))
             return
-        known = self._learned.get(model_id) or event.size_hint_units
+        size = KnownSize(event.size.declared, self._learned.get(model_id) or event.size.learned)
+        known = size.units
         entry = Entry(
             model_id=model_id,
             load_id=next(self._load_ids),
@@ -223,6 +228,7 @@ class LocalCache:
             why=event.why,
             expected_units=known or self._typical_units(),
             size_known=known > 0,
+            size_source=size.source,
         )
         if known > books.memory.capacity:
             books.enter(entry)
@@ -266,7 +272,10 @@ class LocalCache:
     def _size_predicted(self, event: ev.SizePredicted) -> None:
         entry = self._current(event, CopyState.NEW)
         if entry is not None and not entry.size_known:
-            units = self.limits.default_model if event.units is None else max(1, event.units)
+            if event.units is None:
+                units = self.limits.default_model
+            else:
+                units, entry.size_source = max(1, event.units), SizeSource.PREDICTED
             self._books.pending += units - entry.expected_units
             entry.expected_units = units
             entry.size_known = True
@@ -322,8 +331,8 @@ class LocalCache:
         books = self._books
         if event.units > 0:
             self._learn(entry, event.units)
-            if event.units > books.memory.capacity:
-                note = books.too_large(entry.model_id, event.units)
+            if entry.units > books.memory.capacity:
+                note = books.too_large(entry.model_id, entry.units)
                 self._fail_load(entry, note, books.now_ms)
                 return
         books.loading -= 1
@@ -358,12 +367,13 @@ class LocalCache:
         self._books.order.add(entry)
 
     def _learn(self, entry: Entry, units: int) -> None:
-        """Counts an entry in the runtime with its real size, and remembers that for the next load."""
-        self._learned.pop(entry.model_id, None)
-        self._learned[entry.model_id] = units
-        if len(self._learned) > _LEARNED_SIZES:
-            del self._learned[next(iter(self._learned))]
-        if units != entry.units:
+        """Counts an entry in the runtime with its real size, and remembers that for the next load.
+
+        A size that the model's owner has declared stands: who declares one knows what the runtime cannot tell.
+        """
+        self._learned.learn(entry.model_id, units)
+        self._books.out.append(do.ReportSize(entry.model_id, entry.units, units, entry.size_source))
+        if units != entry.units and entry.size_source is not SizeSource.DECLARED:
             self._books.memory.resize(entry.units, units)
             entry.units = units
             self._room.over(entry.model_id, do.EvictionReason.OVERSIZED)
@@ -405,7 +415,7 @@ class LocalCache:
         books = self._books
         unregistered = event.reason is ev.RemovalReason.UNREGISTERED
         if unregistered:
-            self._learned.pop(event.model_id, None)
+            self._learned.forget(event.model_id)
         entry = books.entries.get(event.model_id)
         if entry is None:
             return

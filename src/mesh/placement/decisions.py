@@ -16,6 +16,8 @@ class DecisionKind(StrEnum):
     REFUSAL = "refusal"
     UNLOAD = "unload"
     FAILURE = "failure"
+    #: Memory was counted that a model does not take, or takes beyond.
+    SIZE = "size"
     SCALE_UP = "scale_up"
     SCALE_DOWN = "scale_down"
     MOVE = "move"

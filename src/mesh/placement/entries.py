@@ -6,6 +6,7 @@ from heapq import heappop, heappush
 from itertools import count
 
 from mesh.placement.instructions import Failure
+from mesh.placement.sizes import SizeSource
 
 
 class CopyState(StrEnum):
@@ -43,6 +44,7 @@ class Entry:
         units: counted as used.
         expected_units: size it is going to have; pending until it is admitted and ``units`` is set.
         size_known: ``expected_units`` was told or predicted, not guessed.
+        size_source: where it comes from; a declared one stands whatever the runtime tells.
         safe_until_ms: not evicted before, because it was just loaded or has requests in flight.
         priority: entries of a lower one are evicted first.
         pinned: never evicted.
@@ -67,6 +69,7 @@ class Entry:
     units: int = 0
     expected_units: int = 0
     size_known: bool = False
+    size_source: SizeSource = SizeSource.DEFAULT
     registered: bool = False
     in_flight: int = 0
     safe_until_ms: int = 0

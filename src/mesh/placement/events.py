@@ -7,6 +7,8 @@ never taken for one about its successor.
 from dataclasses import dataclass
 from enum import StrEnum
 
+from mesh.placement.sizes import UNKNOWN_SIZE, KnownSize
+
 
 class RemovalReason(StrEnum):
     """Why a copy is to go, other than to make room."""
@@ -29,14 +31,14 @@ class LoadRequested:
     Attributes:
         last_used_ms: epoch milliseconds of the use that asks for it; 0 means now.
         urgent: a request waits for it, so that it goes before preemptive loads.
-        size_hint_units: size known from another copy; 0 where unknown, and then it is predicted.
+        size: what is known of its size; where nothing is, it is predicted.
         why: for people, kept with the copy.
     """
 
     model_id: str
     last_used_ms: int = 0
     urgent: bool = False
-    size_hint_units: int = 0
+    size: KnownSize = UNKNOWN_SIZE
     why: str = ""
 
 

@@ -7,6 +7,8 @@ They are to be started in the order given; those of one model that write to the 
 from dataclasses import dataclass
 from enum import StrEnum
 
+from mesh.placement.sizes import SizeSource
+
 
 class Refusal(StrEnum):
     """Why a load was refused. No failure is recorded: the model may be asked for again at once."""
@@ -148,6 +150,22 @@ class ReportLoaded:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportSize:
+    """The runtime has told how large a copy is: remember it for the model's next placement.
+
+    Attributes:
+        expected_units: what was counted until now.
+        units: what the runtime told.
+        source: where the expectation came from; a declared one is counted further.
+    """
+
+    model_id: str
+    expected_units: int
+    units: int
+    source: SizeSource
+
+
+@dataclass(frozen=True, slots=True)
 class ReportFailed:
     """Tell those who wait and, where ``fresh``, move this instance from copies to failures in the record.
 
@@ -229,6 +247,7 @@ Instruction = (
     | Deregister
     | StartUnload
     | ReportLoaded
+    | ReportSize
     | ReportFailed
     | ReportRefused
     | ForgetFailure

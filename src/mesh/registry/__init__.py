@@ -9,6 +9,7 @@ from mesh.registry.connection import EtcdConnection, MemoryConnection, parse_con
 from mesh.registry.copy_changes import (
     AddCopy,
     CopyChange,
+    LearnSize,
     MoveToFailures,
     NotAdded,
     RemoveCopy,
@@ -66,6 +67,7 @@ __all__ = [
     "InvalidSnapshot",
     "Keep",
     "Keys",
+    "LearnSize",
     "LeaseGone",
     "Listing",
     "MemoryCluster",

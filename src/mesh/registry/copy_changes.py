@@ -161,6 +161,17 @@ class RemoveFailure:
         return record.without_failure(self.instance_id)
 
 
+@dataclass(frozen=True, slots=True)
+class LearnSize:
+    """Notes how much memory a copy took, in units of 8 KiB."""
+
+    units: int
+
+    def apply(self, record: ModelRecord) -> ModelRecord:
+        """See `CopyChange`."""
+        return record if record.size_units == self.units else record.but(size_units=self.units)
+
+
 def apply_together(record: ModelRecord | None, changes: Sequence[CopyChange]) -> ModelRecord | None:
     """Applies changes in order.
 

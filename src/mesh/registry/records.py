@@ -59,6 +59,8 @@ class ModelRecord(
         auto_delete: whether it goes when `refs` becomes 0.
         last_used: updated lazily, hours late.
         last_unload: when a copy was last unloaded while many were left, else 0.
+        size_units: memory that a copy takes, units of 8 KiB, as a model server last told; 0 where none has. A member
+            of ours, written when the record is written for another reason.
         policy: how many copies it is to have, and how they are treated: members of a
             `mesh.placement.CopyPolicy` as it names them. A member of ours, kept as it was read, so that what
             a later release adds to it survives a rewrite; KServe ModelMesh ignores it.
@@ -75,6 +77,7 @@ class ModelRecord(
     auto_delete: bool = msgspec.field(default=False, name="autoDel")
     last_used: int = msgspec.field(default=0, name="lu")
     last_unload: int = msgspec.field(default=0, name="lul")
+    size_units: int = msgspec.field(default=0, name="sizeUnits")
     policy: Mapping[str, Any] = _NOTHING
 
     def __post_init__(self) -> None:
