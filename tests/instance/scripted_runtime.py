@@ -30,7 +30,8 @@ class ScriptedRuntime(spi_grpc.ModelRuntimeServicer):
         hang: models whose load never ends.
         loaded: models that it has.
         paths: of the models that it was told to load, in order.
-        loads, unloads, calls: how often each model was loaded, unloaded and asked.
+        loads, unloads, calls, predictions: how often each model was loaded, unloaded and asked, and its size
+            predicted.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class ScriptedRuntime(spi_grpc.ModelRuntimeServicer):
         self.loads: Counter[str] = Counter()
         self.unloads: Counter[str] = Counter()
         self.calls: Counter[str] = Counter()
+        self.predictions: Counter[str] = Counter()
         self.running: Counter[str] = Counter()
         self.most_running: Counter[str] = Counter()
         self._server: grpc.aio.Server | None = None
@@ -118,6 +120,7 @@ class ScriptedRuntime(spi_grpc.ModelRuntimeServicer):
     async def predictModelSize(  # noqa: N802
         self, request: spi.PredictModelSizeRequest, context: Any
     ) -> spi.PredictModelSizeResponse:
+        self.predictions[request.modelId] += 1
         return spi.PredictModelSizeResponse(sizeInBytes=self.sizes.get(request.modelId, self.size))
 
     async def modelSize(self, request: spi.ModelSizeRequest, context: Any) -> spi.ModelSizeResponse:  # noqa: N802

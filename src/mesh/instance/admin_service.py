@@ -9,6 +9,7 @@ from mesh.instance.calls import Rpc, service
 from mesh.instance.errors import MeshError
 from mesh.instance.peer_service import PeerService
 from mesh.instance.peers import Peer, Peers
+from mesh.instance.sizing import known_size
 from mesh.placement import NEVER_USED_MS, UNIT_BYTES
 from mesh.protos import admin_pb2, peer_pb2
 from mesh.registry import InstanceRecord, ModelRecord, Registry
@@ -117,6 +118,7 @@ class AdminService:
     @staticmethod
     def _model(model_id: str, record: ModelRecord, copies: dict[str, _LocalCopies]) -> admin_pb2.Model:
         known = copies.get(model_id, {})
+        size = known_size(record)
         last_used_ms = max((copy.last_used_ms for copy in known.values()), default=0)
         return admin_pb2.Model(
             model_id=model_id,
@@ -143,6 +145,8 @@ class AdminService:
             ],
             last_used_ms=max(record.last_used, last_used_ms),
             references=record.refs,
+            size_bytes=size.units * UNIT_BYTES,
+            size_source=size.source.value if size.units else "",
         )
 
 

@@ -23,12 +23,12 @@ from mesh.instance.outcomes import (
 from mesh.instance.peers import Peer, Peers
 from mesh.instance.registration import Company
 from mesh.instance.routes import Routes
+from mesh.instance.sizing import known_size
 from mesh.placement import (
     MAX_ROUNDS,
     UNIT_BYTES,
     After,
     Attempt,
-    CopyPolicy,
     Decision,
     DecisionKind,
     DecisionRing,
@@ -42,7 +42,6 @@ from mesh.placement import (
     choose,
     failed_too_often,
     size_text,
-    to_units,
 )
 from mesh.protos import peer_pb2
 from mesh.registry import InvalidRecord, ModelRecord, Registry, RegistryError
@@ -456,17 +455,6 @@ def _nowhere(model_id: str, placement: Placement, record: ModelRecord) -> MeshEr
             code = grpc.StatusCode.UNAVAILABLE
     message = f"Nowhere available to load: {placement.message}"
     return MeshError(code, Reason.NO_PLACE, message, model_id, RETRY_AFTER_S)
-
-
-def known_size(record: ModelRecord, learned_units: int = 0) -> KnownSize:
-    """What is known of a model's size.
-
-    Args:
-        record: of the model.
-        learned_units: what is known beyond it, from a copy that is or was loaded lately; 0 for nothing.
-    """
-    declared_bytes = CopyPolicy.from_members(record.policy).declared_size_bytes
-    return KnownSize(to_units(declared_bytes), learned_units or record.size_units)
 
 
 def model_info(model_id: str, record: ModelRecord) -> ModelInfo:

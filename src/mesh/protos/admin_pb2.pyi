@@ -91,11 +91,17 @@ class Model(_message.Message):
     FAILURES_FIELD_NUMBER: _builtins.int
     LAST_USED_MS_FIELD_NUMBER: _builtins.int
     REFERENCES_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SIZE_SOURCE_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     type: _builtins.str
     path: _builtins.str
     last_used_ms: _builtins.int
     references: _builtins.int
+    size_bytes: _builtins.int
+    """Memory that a copy is taken to need before it is loaded; 0 where nothing is known."""
+    size_source: _builtins.str
+    """Where that is from: declared or learned; empty where nothing is known."""
     @_builtins.property
     def copies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Copy]: ...
     @_builtins.property
@@ -110,10 +116,12 @@ class Model(_message.Message):
         failures: _abc.Iterable[Global___Failure] | None = ...,
         last_used_ms: _builtins.int = ...,
         references: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        size_source: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "failures", b"failures", "last_used_ms", b"last_used_ms", "model_id", b"model_id", "path", b"path", "references", b"references", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "failures", b"failures", "last_used_ms", b"last_used_ms", "model_id", b"model_id", "path", b"path", "references", b"references", "size_bytes", b"size_bytes", "size_source", b"size_source", "type", b"type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

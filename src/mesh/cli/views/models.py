@@ -124,6 +124,8 @@ def _facts(model: admin_pb2.Model, now_ms: int) -> RenderableType:
     facts.add_row("  type", model.type)
     if model.path:
         facts.add_row("  path", Text(model.path, overflow="fold"))
+    if model.size_bytes:
+        facts.add_row("  size", f"{words.size(model.size_bytes)}, {model.size_source}")
     facts.add_row("  last used", words.ago(model.last_used_ms, now_ms))
     if model.references:
         facts.add_row("  vmodels", f"{model.references} refer to it")
