@@ -10,7 +10,8 @@ from typing import Any
 import grpc
 import pytest
 
-from mesh.instance import LifecycleSettings, StartRefused
+from mesh.instance import LifecycleSettings, SettingError, Settings, StartRefused
+from mesh.instance.settings import RegistrationSettings
 from mesh.protos import inference_pb2, inference_pb2_grpc
 from mesh.protos import model_mesh_pb2 as api
 from mesh.registry import INSTANCES, InstanceRecord, MemoryStore
@@ -188,6 +189,61 @@ async def test_in_read_only_mode_models_are_served_and_neither_added_nor_removed
         assert "read-only mode" in str(error.details())
     await reader.unregister("n")
     assert (await writer.status("m")).status == Status.LOADED
+
+
+# Models that the settings list
+
+
+def _listed(text: str) -> RegistrationSettings:
+    settings = {"MM_SERVICE_NAME": "tests", "KV_STORE": "memory:", "MM_AUTO_REGISTER_MODELS": text}
+    return Settings.from_environment(settings).registrations
+
+
+async def test_listed_models_are_there_when_the_first_request_comes(mesh: Mesh) -> None:
+    listed = _listed(
+        """[{"modelId": "plain", "modelInfo": {"type": "test", "path": "p", "key": "k"}},
+            {"modelId": "warm", "modelInfo": {"type": "test"}, "ensureLoaded": true},
+            {"modelId": "v1", "modelInfo": {"type": "test"}, "vModelId": "alias", "retainAfterTransition": true},
+            {"modelId": "w1", "modelInfo": {"type": "test"}, "vModelId": "other"}]"""
+    )
+    starting = asyncio.gather(*(mesh.add(registrations=listed) for _ in range(2)))
+    client, _ = await starting
+    assert mesh.loads("warm") == 1, "who came second found it loaded"
+    models = mesh.instances[0].registry.models
+    assert (models["plain"].type, models["plain"].path, models["plain"].key) == ("test", "p", "k")
+    assert await client.infer_vmodel("alias") == b"v1:x"
+    assert {model: record.auto_delete for model, record in models.items() if record.refs} == {
+        "v1": False,
+        "w1": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        ({"modelId": "taken", "modelInfo": {"type": "test"}}, "already exists with different attribute"),
+        ({"modelId": "bad", "modelInfo": {"type": "test"}, "ensureLoaded": True}, "not a model"),
+    ],
+)
+async def test_an_instance_whose_listed_models_are_not_to_be_had_does_not_start(
+    mesh: Mesh, model: dict[str, Any], why: str
+) -> None:
+    client = await mesh.add()
+    await client.register("taken", model_type="another")
+    runtime = ScriptedRuntime(mesh.socket())
+    for one in (runtime, mesh.runtimes[0]):
+        one.refuse["bad"] = (grpc.StatusCode.INVALID_ARGUMENT, "not a model")
+    with pytest.raises(StartRefused, match=why):
+        await mesh.add(runtime, registrations=_listed(json.dumps([model])))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "{}", '[{"modelId": "m"}]', '[{"modelId": "", "modelInfo": {"type": "t"}}]', '[{"modelID": "m"}]'],
+)
+def test_a_list_of_models_that_cannot_be_read_is_refused(text: str) -> None:
+    with pytest.raises(SettingError, match="MM_AUTO_REGISTER_MODELS"):
+        _listed(text)
 
 
 # Leaving

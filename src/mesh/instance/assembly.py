@@ -77,6 +77,7 @@ class Parts:
     catalog: Catalog
     transitions: Transitions
     reference_audit: ReferenceAudit
+    management: ManagementService
     inbox: Inbox
     control: ControlServer
     collector: InstanceCollector
@@ -233,8 +234,9 @@ def assemble(
         caps,
     )
     answers = ServerAnswers(settings.version)
+    management = ManagementService(catalog, vmodels)
     rpcs = (
-        ManagementService(catalog, vmodels).rpcs()
+        management.rpcs()
         | AdminService(own_id, registry, peers, peer_service).rpcs()
         | peer_service.rpcs()
         | answers.rpcs()
@@ -255,6 +257,7 @@ def assemble(
         catalog=catalog,
         transitions=transitions,
         reference_audit=ReferenceAudit(registry),
+        management=management,
         inbox=Inbox(dataplane, asks, Calls(dataplane, rpcs)),
         control=ControlServer(rpcs, answers, run_dir=settings.run_dir),
         collector=InstanceCollector(

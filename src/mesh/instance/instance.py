@@ -21,6 +21,7 @@ from mesh.instance.prestop import Prestop
 from mesh.instance.probes import Probes
 from mesh.instance.resumption import resume
 from mesh.instance.settings import Settings
+from mesh.instance.static_models import register_static
 from mesh.instance.type_rules import TypeRules
 from mesh.registry import Keys, Registry, RegistryError, Store
 from mesh.runtimes import (
@@ -113,6 +114,7 @@ class Instance:
             InstanceIdTaken: another instance has this id and answers.
             MeshDisabled: the registry's config key ``disable`` is set.
             MountedFileError: a configuration file is not there or cannot be used.
+            StaticModelRefused: a model that the settings list cannot be registered or loaded.
             RuntimeFailure: the model server failed or told impossible values.
             OSError: a port cannot be bound.
         """
@@ -171,6 +173,7 @@ class Instance:
         self._run("candidacy", self._stand_for_election())
         if settings.metrics.port is not None:
             self._endpoints.append(serve_metrics(parts.collector, settings.host, settings.metrics.port))
+        await self._register_static_models(parts)
         self.address = parts.dataplane.listen(f"{settings.host}:{settings.port}", peers=False)
         self.health.serve()
         await parts.control.set_ready(self.health.ready)
@@ -228,6 +231,21 @@ class Instance:
             ("audit of references", vmodels.audit_interval_ms, parts.reference_audit.run),
         ):
             self._run(name, repeat(name, every_ms / 1_000, run))
+
+    async def _register_static_models(self, parts: Parts) -> None:
+        models = self.settings.registrations.models
+        if not models:
+            return
+        if self.settings.lifecycle.read_only:
+            log.info("static models are not registered in read-only mode")
+        elif self.registry.joined:
+            await register_static(models, parts.management)
+        else:
+            self._run("static models", self._register_once_joined(parts))
+
+    async def _register_once_joined(self, parts: Parts) -> None:
+        await self.registry.wait_joined()
+        await register_static(self.settings.registrations.models, parts.management)
 
     async def _stand_for_election(self) -> None:
         try:

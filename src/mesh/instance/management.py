@@ -68,7 +68,7 @@ class ManagementService:
 
     def __init__(self, models: Models, vmodels: VModels) -> None:
         self._models = models
-        self._vmodels = vmodels
+        self.vmodels = vmodels
 
     async def register_model(self, request: api.RegisterModelRequest) -> api.ModelStatusInfo:
         """Creates a model; the same call again succeeds."""
@@ -130,9 +130,9 @@ class ManagementService:
             "unregisterModel": Rpc(self.unregister_model, api.UnregisterModelRequest),
             "getModelStatus": Rpc(self.get_model_status, api.GetStatusRequest),
             "ensureLoaded": Rpc(self.ensure_loaded, api.EnsureLoadedRequest),
-            "setVModel": Rpc(self._vmodels.set, api.SetVModelRequest),
-            "deleteVModel": Rpc(self._vmodels.delete, api.DeleteVModelRequest),
-            "getVModelStatus": Rpc(self._vmodels.status, api.GetVModelStatusRequest),
+            "setVModel": Rpc(self.vmodels.set, api.SetVModelRequest),
+            "deleteVModel": Rpc(self.vmodels.delete, api.DeleteVModelRequest),
+            "getVModelStatus": Rpc(self.vmodels.status, api.GetVModelStatusRequest),
         }
         rpcs["addModel"] = rpcs["registerModel"]
         rpcs["deleteModel"] = rpcs["unregisterModel"]

@@ -12,8 +12,6 @@ _WITHOUT_EFFECT = {
     "MM_LOG_PROMETHEUS_REQS": "scrapes are not logged",
     "MM_SCALEUP_RPM_THRESHOLD": "models are not scaled by load",
     "MM_CONC_SCALEUP_BANDWIDTH_PCT": "models are not scaled by load",
-    "MM_AUTO_REGISTER_MODELS": "register models through the management API",
-    "MM_AUTO_REGISTER_MODEL_PATH": "register models through the management API",
     "MM_PAYLOAD_PROCESSORS": "payload processors are not supported",
     "MM_PAYLOAD_PROCESSORS_THREADS": "payload processors are not supported",
     "MM_PAYLOAD_PROCESSORS_CAPACITY": "payload processors are not supported",

@@ -65,7 +65,7 @@ class Registry:
         self._instance_id = instance_id
         self._instance_key = keys.instances + instance_id
         self._published = False
-        self._joined = False
+        self._joined = asyncio.Event()
         self._remembering = False
         self._mirrors: tuple[Mirror[Any], ...] = (self.models, self.vmodels, self.instances, self.config)
         self.snapshot = None if snapshot is None else SnapshotFile(snapshot, self._mirrors)
@@ -112,14 +112,19 @@ class Registry:
     @property
     def joined(self) -> bool:
         """Whether this instance has ever had a live session and complete mirrors; else it goes by a snapshot."""
-        return self._joined
+        return self._joined.is_set()
+
+    async def wait_joined(self) -> None:
+        """Waits until this instance has joined."""
+        await self._joined.wait()
 
     def _look_whether_joined(self) -> None:
-        if self._joined or self.session.state is not SessionState.LIVE:
+        if self.joined or self.session.state is not SessionState.LIVE:
             return
-        self._joined = all(mirror.ready for mirror in self._mirrors)
-        if self._joined and self._remembering:
-            log.info("joined the registry, which the snapshot stood in for")
+        if all(mirror.ready for mirror in self._mirrors):
+            self._joined.set()
+            if self._remembering:
+                log.info("joined the registry, which the snapshot stood in for")
 
     def _read_snapshot(self) -> Snapshot | None:
         if self.snapshot is None:

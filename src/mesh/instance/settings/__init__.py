@@ -6,6 +6,7 @@ from mesh.instance.settings.instance import Settings, describe
 from mesh.instance.settings.lifecycle import LifecycleSettings
 from mesh.instance.settings.metrics import MetricsSettings
 from mesh.instance.settings.placement import PlacementSettings
+from mesh.instance.settings.registrations import RegistrationSettings
 from mesh.instance.settings.vmodels import VModelSettings
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "LifecycleSettings",
     "MetricsSettings",
     "PlacementSettings",
+    "RegistrationSettings",
     "SettingDescription",
     "SettingError",
     "Settings",

@@ -28,6 +28,7 @@ from mesh.instance.settings.fields import (
 from mesh.instance.settings.lifecycle import LifecycleSettings
 from mesh.instance.settings.metrics import MetricsSettings, metrics_settings
 from mesh.instance.settings.placement import PlacementSettings
+from mesh.instance.settings.registrations import RegistrationSettings
 from mesh.instance.settings.vmodels import VModelSettings
 
 #: Length of an instance id: the end of the pod name, ``<replica set>-<pod>``, as KServe ModelMesh has it.
@@ -155,6 +156,7 @@ class Settings:
     eviction: EvictionSettings = group(EvictionSettings)
     placement: PlacementSettings = group(PlacementSettings)
     lifecycle: LifecycleSettings = group(LifecycleSettings)
+    registrations: RegistrationSettings = group(RegistrationSettings)
     vmodels: VModelSettings = group(VModelSettings)
     pull_models: bool = setting(
         "USE_EMBEDDED_PULLER",
