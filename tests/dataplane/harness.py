@@ -71,6 +71,7 @@ def is_idle(plane: DataPlane) -> bool:
     totals = plane.totals()
     in_use = [usage.model_id for usage in plane.take_usage() if usage.in_flight]
     counts = (totals.streams, totals.waiting, totals.queued, totals.retained_bytes)
+    counts += (totals.shadows, totals.shadow_bytes)
     return not any(counts) and not in_use
 
 
