@@ -4,7 +4,6 @@
 //! data plane ever takes the GIL.
 
 mod address;
-mod alias;
 mod answer;
 mod body;
 mod caller;
@@ -12,7 +11,6 @@ mod caller_face;
 mod calls;
 mod client;
 mod clock;
-mod compare;
 mod compression;
 mod connection;
 mod endpoint;
@@ -34,14 +32,12 @@ mod plane;
 mod policy;
 mod poll;
 mod settings;
-mod shadow;
 mod shard;
 mod stream;
 mod table;
 mod timeout;
 mod turns;
 mod unary;
-mod values;
 mod wake;
 
 use pyo3::prelude::*;

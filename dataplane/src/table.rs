@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex};
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
-use crate::alias::Alias;
 use crate::endpoint::Endpoint;
 use crate::lock::lock;
 use crate::model::{Choice, Listed, Model, Usage};
@@ -19,7 +18,7 @@ const PARTS: usize = 512;
 pub struct Table {
     hasher: DefaultHashBuilder,
     models: Vec<Mutex<HashTable<Arc<Model>>>>,
-    aliases: Vec<Mutex<HashMap<Box<str>, Alias>>>,
+    aliases: Vec<Mutex<HashMap<Box<str>, Arc<str>>>>,
     routes: AtomicUsize,
     /// Models whose local copy was used since the last report, or is in use.
     used: Mutex<Vec<Arc<Model>>>,
@@ -160,9 +159,9 @@ impl Table {
         !model.endpoints().is_empty() || self.remove_if_idle(model)
     }
 
-    pub fn set_alias(&self, vmodel_id: &str, alias: Alias) {
+    pub fn set_alias(&self, vmodel_id: &str, model_id: &str) {
         let part = Self::part(self.hash(vmodel_id));
-        lock(&self.aliases[part]).insert(vmodel_id.into(), alias);
+        lock(&self.aliases[part]).insert(vmodel_id.into(), model_id.into());
     }
 
     pub fn remove_alias(&self, vmodel_id: &str) {
@@ -170,7 +169,7 @@ impl Table {
         lock(&self.aliases[part]).remove(vmodel_id);
     }
 
-    pub fn alias(&self, vmodel_id: &str) -> Option<Alias> {
+    pub fn alias(&self, vmodel_id: &str) -> Option<Arc<str>> {
         let part = Self::part(self.hash(vmodel_id));
         lock(&self.aliases[part]).get(vmodel_id).cloned()
     }

@@ -5,6 +5,7 @@ from mesh.instance.errors import StartRefused
 from mesh.instance.instance import Instance
 from mesh.instance.serve import run, serve
 from mesh.instance.settings import (
+    CopySettings,
     EvictionSettings,
     LifecycleSettings,
     MetricsSettings,
@@ -17,6 +18,7 @@ from mesh.instance.settings import (
 
 __all__ = [
     "Channels",
+    "CopySettings",
     "EvictionSettings",
     "Instance",
     "LifecycleSettings",

@@ -4,13 +4,15 @@ import asyncio
 import heapq
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import asdict, replace
 
 from mesh.instance.calls import Rpc, service
-from mesh.instance.errors import MeshError
+from mesh.instance.copies import Policies
+from mesh.instance.errors import MeshError, invalid
 from mesh.instance.peer_service import PeerService
 from mesh.instance.peers import Peer, Peers
 from mesh.instance.sizing import known_size
-from mesh.placement import NEVER_USED_MS, UNIT_BYTES
+from mesh.placement import DEFAULT_POLICY, NEVER_USED_MS, UNIT_BYTES, CopyPolicy
 from mesh.protos import admin_pb2, peer_pb2
 from mesh.registry import InstanceRecord, ModelRecord, Registry
 
@@ -28,7 +30,10 @@ SERVICE = "mesh.admin.v1.Admin"
 class AdminService:
     """The rpcs of ``mesh.admin.v1.Admin``. What an instance knows of its own copies is asked of it directly."""
 
-    def __init__(self, instance_id: str, registry: Registry, peers: Peers, own: PeerService) -> None:
+    def __init__(
+        self, instance_id: str, registry: Registry, peers: Peers, own: PeerService, policies: Policies
+    ) -> None:
+        self._policies = policies
         self._instance_id = instance_id
         self._registry = registry
         self._peers = peers
@@ -43,6 +48,7 @@ class AdminService:
                 "DescribeModel": Rpc(self._describe_model, admin_pb2.DescribeModelRequest),
                 "ListInstances": Rpc(self._list_instances, admin_pb2.ListInstancesRequest),
                 "Explain": Rpc(self._explain, admin_pb2.ExplainRequest),
+                "SetPolicy": Rpc(self._set_policy, admin_pb2.SetPolicyRequest),
             },
         )
 
@@ -101,6 +107,17 @@ class AdminService:
         decisions.sort(key=lambda decision: decision.time_ms, reverse=True)
         return admin_pb2.ExplainReply(decisions=decisions[:limit])
 
+    async def _set_policy(self, request: admin_pb2.SetPolicyRequest) -> admin_pb2.SetPolicyReply:
+        if not request.model_id:
+            raise invalid("must provide non-empty model_id")
+        told = {field.name: value for field, value in request.policy.ListFields()}
+
+        def change(policy: CopyPolicy) -> CopyPolicy:
+            return replace(CopyPolicy() if request.replace else policy, **told)
+
+        policy = await self._policies.change(request.model_id, change)
+        return admin_pb2.SetPolicyReply(policy=admin_pb2.Policy(**asdict(policy)))
+
     async def _copies_everywhere(self, model_id: str) -> dict[str, _LocalCopies]:
         """Instance to its copies by model; instances that do not answer in time are left out."""
         peers = list(self._peers)
@@ -147,7 +164,13 @@ class AdminService:
             references=record.refs,
             size_bytes=size.units * UNIT_BYTES,
             size_source=size.source.value if size.units else "",
+            policy=_policy(record),
         )
+
+
+def _policy(record: ModelRecord) -> admin_pb2.Policy | None:
+    policy = CopyPolicy.from_members(record.policy)
+    return None if policy == DEFAULT_POLICY else admin_pb2.Policy(**asdict(policy))
 
 
 def _by_model(copies: Iterable[peer_pb2.LocalCopy]) -> _LocalCopies:

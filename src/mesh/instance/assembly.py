@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
+import grpc
+
 from mesh.dataplane import DataPlane
 from mesh.instance import logs
 from mesh.instance.admin_service import AdminService
@@ -16,6 +18,7 @@ from mesh.instance.census import Census
 from mesh.instance.chronicle import Chronicle
 from mesh.instance.clock import SteadyClock
 from mesh.instance.control import ControlServer, ServerAnswers
+from mesh.instance.copies import CopyControl, Policies
 from mesh.instance.dynamic import DynamicSettings
 from mesh.instance.first_loads import FirstLoads
 from mesh.instance.health import Health
@@ -23,7 +26,6 @@ from mesh.instance.inbox import Inbox
 from mesh.instance.loader import Loader
 from mesh.instance.management import ManagementService
 from mesh.instance.metrics import InstanceCollector, Metrics
-from mesh.instance.model_server import Restarts, cache_limits, connect
 from mesh.instance.peer_service import PeerService
 from mesh.instance.peers import Peers
 from mesh.instance.placer import Placer
@@ -38,6 +40,7 @@ from mesh.instance.usage import Rates
 from mesh.instance.vmodels import ReferenceAudit, Transitions, VModelRecords, VModels
 from mesh.placement import (
     Bootstrap,
+    CacheLimits,
     DecisionRing,
     LoadTimes,
     LocalCache,
@@ -46,7 +49,7 @@ from mesh.placement import (
     to_units,
 )
 from mesh.registry import Registry
-from mesh.runtimes import ModelRuntime, OpenChannel, RuntimeParameters
+from mesh.runtimes import LOST_MODEL_RULES, ModelRuntime, OpenChannel, RuntimeParameters
 
 #: What a pure router assumes, having no model server to tell: model size in bytes, load time in milliseconds.
 ROUTER_DEFAULT_MODEL_BYTES = 1 << 20
@@ -71,9 +74,9 @@ class Parts:
     self_view: SelfView
     publisher: Publisher
     candidates: Candidates
-    restarts: Restarts | None
     placer: Placer
     catalog: Catalog
+    copies: CopyControl
     transitions: Transitions
     reference_audit: ReferenceAudit
     management: ManagementService
@@ -119,7 +122,8 @@ def assemble(
     metrics = Metrics(
         per_model=settings.metrics.per_model, full_method_names=settings.metrics.full_method_names
     )
-    ring, rates, peers = DecisionRing(), Rates(), Peers(dataplane, open_channel)
+    limited = parameters is not None and parameters.limit_model_concurrency
+    ring, rates, peers = DecisionRing(), Rates(limited=limited), Peers(dataplane, open_channel)
     load_times = LoadTimes(parameters.loading_timeout_ms if parameters else ROUTER_LOADING_TIMEOUT_MS)
     local = LocalCopies(max_queued=settings.max_queued)
     routes = Routes(own_id, registry, dataplane, peers, local, load_times.assume_loaded_ms, now_ms)
@@ -127,10 +131,10 @@ def assemble(
     loader: Loader | None = None
     steady_ms = SteadyClock()
     if runtime is not None and parameters is not None:
-        local.endpoint = connect(dataplane, runtime, parameters)
+        local.endpoint = _connect_runtime(dataplane, runtime, parameters)
         chronicle = Chronicle(ring, metrics, now_ms)
         loader = Loader(
-            LocalCache(cache_limits(settings.eviction, parameters), settings.eviction.policy),
+            LocalCache(_limits(settings, parameters), settings.eviction.policy),
             ServerCalls(runtime, metrics, load_times.add, steady_ms),
             dataplane,
             registration,
@@ -157,6 +161,7 @@ def assemble(
     self_view = SelfView(
         settings,
         loader,
+        parameters.max_loading_concurrency if parameters else 0,
         rates,
         now_ms(),
         peer_address,
@@ -231,16 +236,33 @@ def assemble(
         now_ms,
         caps,
     )
+    policies = Policies(registry, read_only=settings.lifecycle.read_only)
     answers = ServerAnswers(settings.version)
     management = ManagementService(catalog, vmodels)
     rpcs = (
         management.rpcs()
-        | AdminService(own_id, registry, peers, peer_service).rpcs()
+        | AdminService(own_id, registry, peers, peer_service, policies).rpcs()
         | peer_service.rpcs()
         | answers.rpcs()
     )
     dynamic = DynamicSettings(registry.config)
     logs.follow(dynamic, settings.log_level)
+    copies = CopyControl(
+        settings.copies,
+        own_id,
+        registry,
+        routes,
+        candidates,
+        placer,
+        peers,
+        registration,
+        loader,
+        self_view.candidate,
+        ring,
+        metrics,
+        dynamic,
+        now_ms,
+    )
     return Parts(
         dataplane=dataplane,
         peers=peers,
@@ -251,11 +273,9 @@ def assemble(
         self_view=self_view,
         publisher=publisher,
         candidates=candidates,
-        restarts=Restarts(settings.eviction, dataplane, loader, candidates, load_times)
-        if loader is not None
-        else None,
         placer=placer,
         catalog=catalog,
+        copies=copies,
         transitions=transitions,
         reference_audit=ReferenceAudit(registry),
         management=management,
@@ -266,3 +286,36 @@ def assemble(
         ),
         dynamic=dynamic,
     )
+
+
+def _limits(settings: Settings, parameters: RuntimeParameters) -> CacheLimits:
+    return CacheLimits.from_runtime(
+        capacity_bytes=parameters.capacity_bytes,
+        default_model_size_bytes=parameters.default_model_size_bytes,
+        max_loading_concurrency=parameters.max_loading_concurrency,
+        loading_timeout_ms=parameters.loading_timeout_ms,
+        min_churn_age_ms=settings.eviction.min_churn_age_ms,
+        failure_expiry_ms=settings.eviction.load_failure_expiry_ms,
+    )
+
+
+def _connect_runtime(dataplane: DataPlane, runtime: ModelRuntime, parameters: RuntimeParameters) -> int:
+    """Makes the model server known to the data plane; returns its endpoint."""
+    dataplane.set_runtime_methods(
+        {method: tuple(path) for method, path in parameters.methods.items()},
+        allow_any=parameters.allow_any_method,
+    )
+    dataplane.set_status_rules(
+        [
+            *((_number(code), prefix, suffix, "lost") for code, prefix, suffix in LOST_MODEL_RULES),
+            (_number(grpc.StatusCode.UNAVAILABLE), "", "", "unavailable"),
+            # What a server of gRPC's own answers to its last requests when it is stopped.
+            (_number(grpc.StatusCode.CANCELLED), "", "", "unavailable"),
+            (_number(grpc.StatusCode.RESOURCE_EXHAUSTED), "", "", "exhausted"),
+        ]
+    )
+    return dataplane.add_endpoint(runtime.serving_address, "runtime", "runtime")
+
+
+def _number(code: grpc.StatusCode) -> int:
+    return int(code.value[0])

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from mesh.instance.copies.policies import policy_in_key
 from mesh.instance.errors import MeshError, Reason, read_only, registry_unavailable
 from mesh.instance.peer_service import PeerService
 from mesh.instance.peers import Peers
@@ -69,6 +70,7 @@ class Catalog:
             MeshError: MODEL_EXISTS with other attributes, READ_ONLY, or REGISTRY_UNAVAILABLE.
         """
         created = False
+        policy = policy_in_key(model_id, key)
 
         def change(record: _Current) -> _Wanted:
             nonlocal created
@@ -76,7 +78,9 @@ class Catalog:
             if record is None:
                 if self._read_only:
                     raise read_only(model_id)
-                return ModelRecord(type=model_type, path=path, key=key, last_used=last_used_ms)
+                return ModelRecord(
+                    type=model_type, path=path, key=key, last_used=last_used_ms, policy=policy.members()
+                )
             if (record.type, record.path, record.key) != (model_type, path, key):
                 raise MeshError(
                     grpc.StatusCode.ALREADY_EXISTS,

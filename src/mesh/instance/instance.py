@@ -150,6 +150,7 @@ class Instance:
         parts.inbox.start()
         if parts.reconciliation is not None:
             parts.reconciliation.start()
+        parts.copies.start()
         parts.dynamic.start()
         await parts.control.start(parts.dataplane)
         bound = parts.dataplane.listen(f"{settings.host}:{settings.peer_port}", peers=True)
@@ -170,6 +171,7 @@ class Instance:
         self._run("method rules", self.rules.follow(parts.dataplane))
         self._run("type rules", self._type_rules.follow(parts.candidates.set_constraints))
         self._lead(parts)
+        self._see_to_copies(parts)
         self._run("candidacy", self._stand_for_election())
         if settings.metrics.port is not None:
             self._endpoints.append(serve_metrics(parts.collector, settings.host, settings.metrics.port))
@@ -219,6 +221,10 @@ class Instance:
                 f"instance id {own_id} is taken: an instance at {record.endpoint} answers to it; give each instance"
                 " an id of its own"
             )
+
+    def _see_to_copies(self, parts: Parts) -> None:
+        for name, every_s, run in parts.copies.loops:
+            self._run(name, repeat(name, every_s, run))
 
     def _lead(self, parts: Parts) -> None:
         """Starts what only the leader does; it stands by while another instance leads."""
@@ -277,13 +283,8 @@ class Instance:
                     parts.self_view.runtime_up = False
                     loader.set_available(False)
                     loader.lost_all()
-                case RuntimeReturned(parameters=now):
-                    log.info(
-                        "model server is back",
-                        extra={"capacity_bytes": now.capacity_bytes, "version": now.version},
-                    )
-                    if parts.restarts is not None:
-                        parts.restarts.returned(now)
+                case RuntimeReturned():
+                    log.info("model server is back")
                     parts.self_view.runtime_up = True
                     loader.set_available(True)
             parts.publisher.changed()
@@ -365,6 +366,7 @@ class Instance:
 async def _close_parts(parts: Parts) -> None:
     await parts.inbox.close()
     await parts.transitions.close()
+    await parts.copies.close()
     await parts.catalog.close()
     await parts.placer.close()
     if parts.loader is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from mesh.dataplane import DataPlane
+from mesh.dataplane import DataPlane, Usage
 from mesh.instance.chronicle import Chronicle
 from mesh.instance.errors import status_from_number
 from mesh.instance.outcomes import RUNTIME_DOWN, LoadOutcome
@@ -23,7 +23,6 @@ from mesh.instance.server_calls import ServerCalls
 from mesh.instance.usage import Rates
 from mesh.placement import (
     UNKNOWN_SIZE,
-    CacheLimits,
     CancelLoad,
     CloseCopy,
     CopyBusy,
@@ -35,7 +34,6 @@ from mesh.placement import (
     ForgetFailure,
     Instruction,
     KnownSize,
-    LimitsChanged,
     LoadFailed,
     LoadRequested,
     LocalCache,
@@ -66,7 +64,7 @@ from mesh.runtimes import ModelInfo
 log = logging.getLogger(__name__)
 
 #: How often the data plane is asked what was used, seconds; it is also asked before each load.
-USAGE_INTERVAL_S = 0.5
+USAGE_INTERVAL_S = 0.25
 
 
 #: Share of the time that goes into reading usage before loads, at most: thousands of streams may be open.
@@ -141,6 +139,7 @@ class Loader:
         self._handling = False
         self._available = True
         self._read_again_s = 0.0
+        self._usage_watchers: list[Callable[[Usage], None]] = []
 
     # What others ask
 
@@ -236,10 +235,6 @@ class Loader:
             if copy.state in _NOT_BEGUN:
                 self.remove(copy.model_id, RemovalReason.RUNTIME_LOST)
 
-    def set_limits(self, limits: CacheLimits) -> None:
-        """From now on the model server has this much for models, and loads as many at once."""
-        self.handle(LimitsChanged(limits))
-
     def set_available(self, available: bool) -> None:
         """Whether the model server is there; while it is not, loads are refused."""
         self._available = available
@@ -248,12 +243,20 @@ class Loader:
         """Begins no load any more; copies stay."""
         self.handle(ShutdownStarted())
 
+    def watch_usage(self, watch: Callable[[Usage], None]) -> None:
+        """Has ``watch`` called with what was asked of each copy, every `USAGE_INTERVAL_S` or more often."""
+        self._usage_watchers.append(watch)
+
     def read_usage(self) -> None:
         """Lets the cache know what was used since the last time."""
         began_s = time.thread_time()
         for usage in self._dataplane.take_usage():
-            if usage.requests:
-                self._rates.add(usage.model_id, usage.requests, time.monotonic())
+            limit = self._serving.get(usage.model_id, 0)
+            busy_ms = usage.service_ms / limit if limit else 0.0
+            if usage.requests or busy_ms:
+                self._rates.add(usage.model_id, usage.requests, time.monotonic(), busy_ms)
+            for watch in self._usage_watchers:
+                watch(usage)
             self.handle(Used(usage.model_id, usage.last_used_ms, usage.in_flight))
         self._read_again_s = time.monotonic() + (time.thread_time() - began_s) / READING_SHARE
 
@@ -417,7 +420,10 @@ class Loader:
     def _report_loaded(self, report: ReportLoaded) -> None:
         model_id = report.model_id
         if report.fresh:
-            self._serving[model_id] = self._wanted[model_id].max_concurrency
+            wanted = self._wanted[model_id]
+            self._serving[model_id] = wanted.max_concurrency
+            if wanted.company.copies > 1:
+                self._registration.confirm_copy(model_id)
             self._on_copy_changed(model_id)
             self._chronicle.loaded(model_id, report.units, self.cache.copy(model_id))
         self._resolve(model_id, LoadOutcome(loaded=True))

@@ -50,6 +50,15 @@ _COUNTERS = {
 }
 
 
+#: Counters with one label: what they count, and the name of the label.
+_COUNTERS_BY = {
+    "copies_added": ("Copies added beside others", "reason"),
+    "copies_not_added": ("Times that no further copy could be added", "reason"),
+    "copies_removed": ("Copies taken away that the mesh can do without", "reason"),
+    "copies_moved": ("Copies moved to another instance", "reason"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class InstanceGauges:
     """What an instance tells of its cache.
@@ -148,6 +157,8 @@ class Metrics:
         }
         self._counters = dict.fromkeys(_COUNTERS, 0)
         self._misjudged: Counter[tuple[str, str]] = Counter()
+        self._counters_by = {name: Counter[str]() for name in _COUNTERS_BY}
+        self._shown: dict[str, tuple[str, Callable[[], float | None]]] = {}
 
     def observe(self, name: str, value: float, model_id: str) -> None:
         """Adds to the local histogram ``name`` (without prefix), in the unit that the name says."""
@@ -165,6 +176,14 @@ class Metrics:
             low: the model takes more.
         """
         self._misjudged[source, "low" if low else "high"] += 1
+
+    def count_by(self, name: str, label: str, number: int = 1) -> None:
+        """Adds to the series of the counter ``name`` (without prefix) that has this label."""
+        self._counters_by[name][label] += number
+
+    def show(self, name: str, text: str, read: Callable[[], float | None]) -> None:
+        """Has a gauge shown, read at each scrape; left out where it reads None."""
+        self._shown[name] = (text, read)
 
     def collect_local(self) -> Iterator[Metric]:
         """The families counted here."""
@@ -186,6 +205,15 @@ class Metrics:
         for (source, estimate), count in self._misjudged.items():
             misjudged.add_sample(name, {"source": source, "estimate": estimate}, count)
         yield misjudged
+        for name, (text, label) in _COUNTERS_BY.items():
+            counter = Metric(PREFIX + name, text, "unknown")
+            for value, number in self._counters_by[name].items():
+                counter.add_sample(PREFIX + name, {label: value}, number)
+            yield counter
+        values = {name: (text, read()) for name, (text, read) in self._shown.items()}
+        yield from _gauges(
+            {name: (text, value) for name, (text, value) in values.items() if value is not None}
+        )
 
     def collect_data_plane(self, samples: Iterable[HistogramSample]) -> Iterator[Metric]:
         """The families that the data plane counts."""
@@ -288,8 +316,6 @@ class InstanceCollector(Collector):
             "data_plane_forwarded": ("Requests sent to another instance since the start", now.forwarded),
             "data_plane_replayed": ("Requests sent again since the start", now.replayed),
             "data_plane_routes": ("Models with a route", now.routes),
-            "data_plane_shadows": ("Mirrored requests that are not answered yet", now.shadows),
-            "data_plane_shadow_bytes": ("Bytes of messages kept to compare answers", now.shadow_bytes),
         }
 
 

@@ -123,8 +123,7 @@ class Placer:
             last_used_ms: epoch milliseconds of the use that asks.
             urgent: a request waits.
             balanced: the caller spreads its requests over the instances by itself.
-            tried: instances that turned out not to serve the model; what they are listed with is no obstacle. Others
-                are preferred to them, and this one is out of the question.
+            tried: instances that turned out not to serve the model; what they are listed with is no obstacle.
 
         Raises:
             MeshError: not registered, refused everywhere, or the load failed.
@@ -136,10 +135,7 @@ class Placer:
                 last_used_ms,
                 urgent,
                 balanced,
-                excluded={
-                    instance_id: Exclusion.TRIED if instance_id == self._instance_id else Exclusion.NOT_SERVED
-                    for instance_id in tried
-                },
+                excluded=dict.fromkeys(tried, Exclusion.TRIED),
                 beside=set(tried),
             )
             placing = asyncio.get_running_loop().create_task(self._place(attempt))

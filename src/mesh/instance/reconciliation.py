@@ -51,10 +51,9 @@ class Reconciliation:
         self._registry.models.subscribe(self._changed)
 
     def _protect(self, model_id: str, old: ModelRecord | None, new: ModelRecord | None) -> None:
-        policy = CopyPolicy.from_members(new.policy if new is not None else {})
-        before = CopyPolicy.from_members(old.policy if old is not None else {})
-        if (policy.priority, policy.pinned) != (before.priority, before.pinned):
-            self._loader.handle(ProtectionChanged(model_id, policy.priority, policy.pinned))
+        if (protection := _protection(new)) != _protection(old):
+            priority, pinned = protection
+            self._loader.handle(ProtectionChanged(model_id, priority, pinned))
 
     def _changed(self, model_id: str, old: ModelRecord | None, new: ModelRecord | None) -> None:
         loader = self._loader
@@ -76,6 +75,14 @@ class Reconciliation:
             and not self._registration.is_resigning(model_id)
         ):
             self._registration.restore_copy(model_id, self._now_ms())
+
+
+def _protection(record: ModelRecord | None) -> tuple[int, bool]:
+    """Priority of a model's copies, and whether they must not be evicted: it may not have more than it is to keep."""
+    if record is None or not record.policy:
+        return 0, False
+    policy = CopyPolicy.from_members(record.policy)
+    return policy.priority, policy.pinned or 0 < len(record.copies) <= policy.kept_copies
 
 
 def _attributes(record: ModelRecord) -> tuple[str, str, str]:

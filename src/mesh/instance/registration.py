@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from mesh.registry import (
     KEEP,
     AddCopy,
+    ConfirmCopy,
     CopyChange,
     Keep,
     LearnSize,
@@ -170,6 +171,10 @@ class Registration:
 
     def _stays(self, instance_id: str) -> bool:
         return self._is_live(instance_id) and not self._is_leaving(instance_id)
+
+    def confirm_copy(self, model_id: str) -> None:
+        """Tells the others that the copy here is loaded, where they would not look for it yet."""
+        self._add(model_id, ConfirmCopy(self._instance_id))
 
     def restore_copy(self, model_id: str, started_ms: int) -> None:
         """Enters a copy again that is loaded here and that the record does not know any more."""

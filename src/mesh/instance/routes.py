@@ -151,15 +151,17 @@ class Routes:
         now_ms = self._now_ms()
         # A peer's word and the copy here count before the registry shows them.
         started = dict.fromkeys(words, now_ms)
+        confirmed = set(words)
         if record is not None:
             started |= record.copies
+            confirmed |= set(record.ready)
         if self._local.is_serving(model_id) or self._local.is_loading(model_id):
             started.setdefault(self._instance_id, now_ms)
         else:
             started.pop(self._instance_id, None)
         return usable_copies(
             (
-                self._copy_seen(model_id, instance_id, started_ms, words, now_ms)
+                self._copy_seen(model_id, instance_id, started_ms, confirmed, now_ms)
                 for instance_id, started_ms in started.items()
                 if self.live(instance_id)
             ),
@@ -168,7 +170,7 @@ class Routes:
         )
 
     def _copy_seen(
-        self, model_id: str, instance_id: str, started_ms: int, words: Container[str], now_ms: int
+        self, model_id: str, instance_id: str, started_ms: int, confirmed: Container[str], now_ms: int
     ) -> CopySeen:
         if instance_id == self._instance_id:
             # What is on its way here is known to be, however long it takes.
@@ -177,7 +179,7 @@ class Routes:
         return CopySeen(
             instance_id,
             started_ms,
-            confirmed=instance_id in words,
+            confirmed=instance_id in confirmed,
             doubtful=instance_id in self._suspects or self.is_leaving(instance_id),
         )
 
@@ -248,7 +250,7 @@ class Routes:
             for instance_id in self._copies_of(new.active):
                 if (peer := self._peers.get(instance_id)) is not None:
                     self.note_loaded(new.active, peer)
-        self._dataplane.set_alias(vmodel_id, [(new.active, 1)])
+        self._dataplane.set_alias(vmodel_id, new.active)
 
     def _copies_of(self, model_id: str) -> Iterable[str]:
         record = self._registry.models.get(model_id)

@@ -17,6 +17,7 @@ class SelfView:
 
     Args:
         loader: None for a pure router.
+        loader_threads: loads at once.
         rates: of the requests to its copies.
         started_ms: epoch milliseconds.
         endpoint: ``host:port`` where peers reach it, once it is known.
@@ -30,12 +31,14 @@ class SelfView:
         self,
         settings: Settings,
         loader: Loader | None,
+        loader_threads: int,
         rates: Rates,
         started_ms: int,
         endpoint: Callable[[], str],
     ) -> None:
         self._settings = settings
         self._loader = loader
+        self._loader_threads = loader_threads
         self._rates = rates
         self._started_ms = started_ms
         self._endpoint = endpoint
@@ -53,7 +56,7 @@ class SelfView:
             labels=settings.labels,
             actionable=True,
             oldest_use=EMPTY_CACHE,
-            request_rate=self._rates.total,
+            request_rate=self._rates.load,
             shutting_down=self.leaving,
             endpoint=self._endpoint(),
         )
@@ -65,7 +68,7 @@ class SelfView:
             count=len(cache),
             capacity=cache.capacity_units,
             used=cache.used_units + cache.pending_units,
-            loading_threads=cache.limits.loader_threads,
+            loading_threads=self._loader_threads,
             loads_in_progress=cache.loads_in_progress,
         )
 

@@ -10,8 +10,6 @@ from mesh.instance.settings import SettingError, Settings, settings_of
 _WITHOUT_EFFECT = {
     "MM_SEND_DEST_ID": "only of use with the pod-to-pod protocol of the Java process",
     "MM_LOG_PROMETHEUS_REQS": "scrapes are not logged",
-    "MM_SCALEUP_RPM_THRESHOLD": "models are not scaled by load",
-    "MM_CONC_SCALEUP_BANDWIDTH_PCT": "models are not scaled by load",
     "MM_PAYLOAD_PROCESSORS": "payload processors are not supported",
     "MM_PAYLOAD_PROCESSORS_THREADS": "payload processors are not supported",
     "MM_PAYLOAD_PROCESSORS_CAPACITY": "payload processors are not supported",

@@ -85,6 +85,11 @@ class CopyPolicy:
         }
         return cls(**usable)
 
+    @staticmethod
+    def member_names() -> tuple[str, ...]:
+        """The names of all members in a model's record."""
+        return tuple(_MEMBERS.values())
+
     def members(self, others: Mapping[str, Any] = _NO_MEMBERS) -> dict[str, Any]:
         """Returns: what a model's record is to hold; defaults are left out.
 

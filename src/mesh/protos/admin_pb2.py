@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from mesh.protos import peer_pb2 as mesh_dot_protos_dot_peer__pb2
 
 
-DESCRIPTOR = _pool.AddSerializedFile(b'\n\x17mesh/protos/admin.proto\x12\rmesh.admin.v1\x1a\x16mesh/protos/peer.proto\"V\n\x11ListModelsRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\x12\x13\n\x0bloaded_only\x18\x04 \x01(\x08\"T\n\x0fListModelsReply\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.mesh.admin.v1.Model\x12\x0c\n\x04next\x18\x02 \x01(\t\x12\r\n\x05total\x18\x03 \x01(\x04\"\xd7\x01\n\x05Model\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12#\n\x06\x63opies\x18\x04 \x03(\x0b\x32\x13.mesh.admin.v1.Copy\x12(\n\x08\x66\x61ilures\x18\x05 \x03(\x0b\x32\x16.mesh.admin.v1.Failure\x12\x14\n\x0clast_used_ms\x18\x06 \x01(\x03\x12\x12\n\nreferences\x18\x07 \x01(\r\x12\x12\n\nsize_bytes\x18\t \x01(\x04\x12\x13\n\x0bsize_source\x18\n \x01(\t\"\xaf\x01\n\x04\x43opy\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.mesh.peer.v1.CopyState\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x10\n\x08since_ms\x18\x04 \x01(\x03\x12\x14\n\x0clast_used_ms\x18\x05 \x01(\x03\x12\x11\n\tin_flight\x18\x06 \x01(\r\x12\x1b\n\x13requests_per_minute\x18\x07 \x01(\r\"@\n\x07\x46\x61ilure\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07time_ms\x18\x02 \x01(\x03\x12\x0f\n\x07message\x18\x03 \x01(\t\"(\n\x14\x44\x65scribeModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"H\n\x12\x44\x65scribeModelReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12#\n\x05model\x18\x02 \x01(\x0b\x32\x14.mesh.admin.v1.Model\"\x16\n\x14ListInstancesRequest\"y\n\x12ListInstancesReply\x12*\n\tinstances\x18\x01 \x03(\x0b\x32\x17.mesh.admin.v1.Instance\x12\x0c\n\x04self\x18\x02 \x01(\t\x12\x0e\n\x06leader\x18\x03 \x01(\t\x12\x19\n\x11models_registered\x18\x04 \x01(\x04\"\xb4\x02\n\x08Instance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x10\n\x08location\x18\x02 \x01(\t\x12\x0c\n\x04zone\x18\x03 \x01(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x15\n\rstart_time_ms\x18\x05 \x01(\x03\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x06 \x01(\x04\x12\x12\n\nused_bytes\x18\x07 \x01(\x04\x12\x0e\n\x06models\x18\x08 \x01(\r\x12\x19\n\x11loads_in_progress\x18\t \x01(\r\x12\x16\n\x0eloader_threads\x18\n \x01(\r\x12\x1b\n\x13requests_per_minute\x18\x0b \x01(\r\x12\x16\n\x0eoldest_used_ms\x18\x0c \x01(\x03\x12\x15\n\rshutting_down\x18\r \x01(\x08\x12\x11\n\treachable\x18\x0e \x01(\x08\"1\n\x0e\x45xplainRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"9\n\x0c\x45xplainReply\x12)\n\tdecisions\x18\x01 \x03(\x0b\x32\x16.mesh.peer.v1.Decision2\xd0\x02\n\x05\x41\x64min\x12N\n\nListModels\x12 .mesh.admin.v1.ListModelsRequest\x1a\x1e.mesh.admin.v1.ListModelsReply\x12W\n\rDescribeModel\x12#.mesh.admin.v1.DescribeModelRequest\x1a!.mesh.admin.v1.DescribeModelReply\x12W\n\rListInstances\x12#.mesh.admin.v1.ListInstancesRequest\x1a!.mesh.admin.v1.ListInstancesReply\x12\x45\n\x07\x45xplain\x12\x1d.mesh.admin.v1.ExplainRequest\x1a\x1b.mesh.admin.v1.ExplainReplyb\x06proto3')
+DESCRIPTOR = _pool.AddSerializedFile(b'\n\x17mesh/protos/admin.proto\x12\rmesh.admin.v1\x1a\x16mesh/protos/peer.proto\"V\n\x11ListModelsRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\x12\x13\n\x0bloaded_only\x18\x04 \x01(\x08\"T\n\x0fListModelsReply\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.mesh.admin.v1.Model\x12\x0c\n\x04next\x18\x02 \x01(\t\x12\r\n\x05total\x18\x03 \x01(\x04\"\xfe\x01\n\x05Model\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12#\n\x06\x63opies\x18\x04 \x03(\x0b\x32\x13.mesh.admin.v1.Copy\x12(\n\x08\x66\x61ilures\x18\x05 \x03(\x0b\x32\x16.mesh.admin.v1.Failure\x12\x14\n\x0clast_used_ms\x18\x06 \x01(\x03\x12\x12\n\nreferences\x18\x07 \x01(\r\x12%\n\x06policy\x18\x08 \x01(\x0b\x32\x15.mesh.admin.v1.Policy\x12\x12\n\nsize_bytes\x18\t \x01(\x04\x12\x13\n\x0bsize_source\x18\n \x01(\t\"\x80\x02\n\x06Policy\x12\x17\n\nmin_copies\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\nmax_copies\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x13\n\x06pinned\x18\x03 \x01(\x08H\x02\x88\x01\x01\x12\x15\n\x08priority\x18\x04 \x01(\x11H\x03\x88\x01\x01\x12\x18\n\x0bidle_ttl_ms\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12 \n\x13\x64\x65\x63lared_size_bytes\x18\x06 \x01(\x03H\x05\x88\x01\x01\x42\r\n\x0b_min_copiesB\r\n\x0b_max_copiesB\t\n\x07_pinnedB\x0b\n\t_priorityB\x0e\n\x0c_idle_ttl_msB\x16\n\x14_declared_size_bytes\"\\\n\x10SetPolicyRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12%\n\x06policy\x18\x02 \x01(\x0b\x32\x15.mesh.admin.v1.Policy\x12\x0f\n\x07replace\x18\x03 \x01(\x08\"7\n\x0eSetPolicyReply\x12%\n\x06policy\x18\x01 \x01(\x0b\x32\x15.mesh.admin.v1.Policy\"\xaf\x01\n\x04\x43opy\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.mesh.peer.v1.CopyState\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x10\n\x08since_ms\x18\x04 \x01(\x03\x12\x14\n\x0clast_used_ms\x18\x05 \x01(\x03\x12\x11\n\tin_flight\x18\x06 \x01(\r\x12\x1b\n\x13requests_per_minute\x18\x07 \x01(\r\"@\n\x07\x46\x61ilure\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07time_ms\x18\x02 \x01(\x03\x12\x0f\n\x07message\x18\x03 \x01(\t\"(\n\x14\x44\x65scribeModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"H\n\x12\x44\x65scribeModelReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12#\n\x05model\x18\x02 \x01(\x0b\x32\x14.mesh.admin.v1.Model\"\x16\n\x14ListInstancesRequest\"y\n\x12ListInstancesReply\x12*\n\tinstances\x18\x01 \x03(\x0b\x32\x17.mesh.admin.v1.Instance\x12\x0c\n\x04self\x18\x02 \x01(\t\x12\x0e\n\x06leader\x18\x03 \x01(\t\x12\x19\n\x11models_registered\x18\x04 \x01(\x04\"\xb4\x02\n\x08Instance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x10\n\x08location\x18\x02 \x01(\t\x12\x0c\n\x04zone\x18\x03 \x01(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x15\n\rstart_time_ms\x18\x05 \x01(\x03\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x06 \x01(\x04\x12\x12\n\nused_bytes\x18\x07 \x01(\x04\x12\x0e\n\x06models\x18\x08 \x01(\r\x12\x19\n\x11loads_in_progress\x18\t \x01(\r\x12\x16\n\x0eloader_threads\x18\n \x01(\r\x12\x1b\n\x13requests_per_minute\x18\x0b \x01(\r\x12\x16\n\x0eoldest_used_ms\x18\x0c \x01(\x03\x12\x15\n\rshutting_down\x18\r \x01(\x08\x12\x11\n\treachable\x18\x0e \x01(\x08\"1\n\x0e\x45xplainRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"9\n\x0c\x45xplainReply\x12)\n\tdecisions\x18\x01 \x03(\x0b\x32\x16.mesh.peer.v1.Decision2\x9d\x03\n\x05\x41\x64min\x12N\n\nListModels\x12 .mesh.admin.v1.ListModelsRequest\x1a\x1e.mesh.admin.v1.ListModelsReply\x12W\n\rDescribeModel\x12#.mesh.admin.v1.DescribeModelRequest\x1a!.mesh.admin.v1.DescribeModelReply\x12W\n\rListInstances\x12#.mesh.admin.v1.ListInstancesRequest\x1a!.mesh.admin.v1.ListInstancesReply\x12\x45\n\x07\x45xplain\x12\x1d.mesh.admin.v1.ExplainRequest\x1a\x1b.mesh.admin.v1.ExplainReply\x12K\n\tSetPolicy\x12\x1f.mesh.admin.v1.SetPolicyRequest\x1a\x1d.mesh.admin.v1.SetPolicyReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,25 +37,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTMODELSREPLY']._serialized_start=154
   _globals['_LISTMODELSREPLY']._serialized_end=238
   _globals['_MODEL']._serialized_start=241
-  _globals['_MODEL']._serialized_end=456
-  _globals['_COPY']._serialized_start=459
-  _globals['_COPY']._serialized_end=634
-  _globals['_FAILURE']._serialized_start=636
-  _globals['_FAILURE']._serialized_end=700
-  _globals['_DESCRIBEMODELREQUEST']._serialized_start=702
-  _globals['_DESCRIBEMODELREQUEST']._serialized_end=742
-  _globals['_DESCRIBEMODELREPLY']._serialized_start=744
-  _globals['_DESCRIBEMODELREPLY']._serialized_end=816
-  _globals['_LISTINSTANCESREQUEST']._serialized_start=818
-  _globals['_LISTINSTANCESREQUEST']._serialized_end=840
-  _globals['_LISTINSTANCESREPLY']._serialized_start=842
-  _globals['_LISTINSTANCESREPLY']._serialized_end=963
-  _globals['_INSTANCE']._serialized_start=966
-  _globals['_INSTANCE']._serialized_end=1274
-  _globals['_EXPLAINREQUEST']._serialized_start=1276
-  _globals['_EXPLAINREQUEST']._serialized_end=1325
-  _globals['_EXPLAINREPLY']._serialized_start=1327
-  _globals['_EXPLAINREPLY']._serialized_end=1384
-  _globals['_ADMIN']._serialized_start=1387
-  _globals['_ADMIN']._serialized_end=1723
+  _globals['_MODEL']._serialized_end=495
+  _globals['_POLICY']._serialized_start=498
+  _globals['_POLICY']._serialized_end=754
+  _globals['_SETPOLICYREQUEST']._serialized_start=756
+  _globals['_SETPOLICYREQUEST']._serialized_end=848
+  _globals['_SETPOLICYREPLY']._serialized_start=850
+  _globals['_SETPOLICYREPLY']._serialized_end=905
+  _globals['_COPY']._serialized_start=908
+  _globals['_COPY']._serialized_end=1083
+  _globals['_FAILURE']._serialized_start=1085
+  _globals['_FAILURE']._serialized_end=1149
+  _globals['_DESCRIBEMODELREQUEST']._serialized_start=1151
+  _globals['_DESCRIBEMODELREQUEST']._serialized_end=1191
+  _globals['_DESCRIBEMODELREPLY']._serialized_start=1193
+  _globals['_DESCRIBEMODELREPLY']._serialized_end=1265
+  _globals['_LISTINSTANCESREQUEST']._serialized_start=1267
+  _globals['_LISTINSTANCESREQUEST']._serialized_end=1289
+  _globals['_LISTINSTANCESREPLY']._serialized_start=1291
+  _globals['_LISTINSTANCESREPLY']._serialized_end=1412
+  _globals['_INSTANCE']._serialized_start=1415
+  _globals['_INSTANCE']._serialized_end=1723
+  _globals['_EXPLAINREQUEST']._serialized_start=1725
+  _globals['_EXPLAINREQUEST']._serialized_end=1774
+  _globals['_EXPLAINREPLY']._serialized_start=1776
+  _globals['_EXPLAINREPLY']._serialized_end=1833
+  _globals['_ADMIN']._serialized_start=1836
+  _globals['_ADMIN']._serialized_end=2249
 # @@protoc_insertion_point(module_scope)

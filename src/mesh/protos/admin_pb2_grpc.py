@@ -35,6 +35,11 @@ class AdminStub:
                 request_serializer=mesh_dot_protos_dot_admin__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=mesh_dot_protos_dot_admin__pb2.ExplainReply.FromString,
                 _registered_method=True)
+        self.SetPolicy = channel.unary_unary(
+                '/mesh.admin.v1.Admin/SetPolicy',
+                request_serializer=mesh_dot_protos_dot_admin__pb2.SetPolicyRequest.SerializeToString,
+                response_deserializer=mesh_dot_protos_dot_admin__pb2.SetPolicyReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -65,6 +70,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetPolicy(self, request, context):
+        """Changes how many copies a model is to have, and how they are treated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -87,6 +99,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=mesh_dot_protos_dot_admin__pb2.ExplainRequest.FromString,
                     response_serializer=mesh_dot_protos_dot_admin__pb2.ExplainReply.SerializeToString,
+            ),
+            'SetPolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPolicy,
+                    request_deserializer=mesh_dot_protos_dot_admin__pb2.SetPolicyRequest.FromString,
+                    response_serializer=mesh_dot_protos_dot_admin__pb2.SetPolicyReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -197,6 +214,33 @@ class Admin:
             '/mesh.admin.v1.Admin/Explain',
             mesh_dot_protos_dot_admin__pb2.ExplainRequest.SerializeToString,
             mesh_dot_protos_dot_admin__pb2.ExplainReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.admin.v1.Admin/SetPolicy',
+            mesh_dot_protos_dot_admin__pb2.SetPolicyRequest.SerializeToString,
+            mesh_dot_protos_dot_admin__pb2.SetPolicyReply.FromString,
             options,
             channel_credentials,
             insecure,

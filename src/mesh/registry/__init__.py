@@ -8,6 +8,7 @@ from mesh.registry.codecs import INSTANCES, MODELS, TEXT, VMODELS, Codec, Record
 from mesh.registry.connection import EtcdConnection, MemoryConnection, parse_connection
 from mesh.registry.copy_changes import (
     AddCopy,
+    ConfirmCopy,
     CopyChange,
     LearnSize,
     MoveToFailures,
@@ -54,6 +55,7 @@ __all__ = [
     "Batch",
     "Codec",
     "Compacted",
+    "ConfirmCopy",
     "CopyChange",
     "Delete",
     "Election",

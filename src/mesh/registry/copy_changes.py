@@ -106,6 +106,19 @@ class RemoveCopy:
         return record.without_copy(self.instance_id, unloaded=self.unloaded_ms)
 
 
+@dataclass(frozen=True, slots=True)
+class ConfirmCopy:
+    """Tells that a copy is loaded."""
+
+    instance_id: str
+
+    def apply(self, record: ModelRecord) -> ModelRecord:
+        """See `CopyChange`."""
+        if self.instance_id not in record.copies or self.instance_id in record.ready:
+            return record
+        return record.with_ready(self.instance_id)
+
+
 @dataclass(slots=True, eq=False)
 class ResignCopy:
     """Takes an instance out of the model's copies where enough others stay.

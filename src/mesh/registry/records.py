@@ -61,6 +61,8 @@ class ModelRecord(
         last_unload: when a copy was last unloaded while many were left, else 0.
         size_units: memory that a copy takes, units of 8 KiB, as a model server last told; 0 where none has. A member
             of ours, written when the record is written for another reason.
+        ready: instances in `copies` that said to have it loaded. Only a copy that was added beside others says so,
+            since those who know of the others would go on without it until it is taken to be loaded. A member of ours.
         policy: how many copies it is to have, and how they are treated: members of a
             `mesh.placement.CopyPolicy` as it names them. A member of ours, kept as it was read, so that what
             a later release adds to it survives a rewrite; KServe ModelMesh ignores it.
@@ -78,6 +80,7 @@ class ModelRecord(
     last_used: int = msgspec.field(default=0, name="lu")
     last_unload: int = msgspec.field(default=0, name="lul")
     size_units: int = msgspec.field(default=0, name="sizeUnits")
+    ready: tuple[str, ...] = ()
     policy: Mapping[str, Any] = _NOTHING
 
     def __post_init__(self) -> None:
@@ -101,7 +104,14 @@ class ModelRecord(
 
     def with_copy(self, instance: str, started: int) -> Self:
         """Adds a copy whose load began at `started`, or moves that time."""
-        return replace(self, copies={**self.copies, instance: started})
+        return replace(self, copies={**self.copies, instance: started}, ready=self._ready_but(instance))
+
+    def with_ready(self, instance: str) -> Self:
+        """Notes that a copy is loaded."""
+        return replace(self, ready=tuple(sorted({*self.ready, instance})))
+
+    def _ready_but(self, instance: str) -> tuple[str, ...]:
+        return tuple(other for other in self.ready if other != instance) if self.ready else ()
 
     def without_copy(self, instance: str, *, unloaded: int | None = None) -> Self:
         """Removes a copy.
@@ -113,7 +123,12 @@ class ModelRecord(
         """
         copies = _without(self.copies, instance)
         last_unload = self.last_unload if unloaded is None else unloaded
-        return replace(self, copies=copies, last_unload=last_unload if len(copies) > FEW_COPIES else 0)
+        return replace(
+            self,
+            copies=copies,
+            ready=self._ready_but(instance),
+            last_unload=last_unload if len(copies) > FEW_COPIES else 0,
+        )
 
     def with_failure(self, instance: str, failed: int, message: str = "", reason: str = "") -> Self:
         """Records that a load failed at an instance; its copies are left alone.

@@ -1,5 +1,6 @@
 """An instance's settings and the environment variables that they come from."""
 
+from mesh.instance.settings.copies import CopySettings
 from mesh.instance.settings.eviction import EvictionSettings
 from mesh.instance.settings.fields import SettingDescription, SettingError, settings_of
 from mesh.instance.settings.instance import Settings, describe
@@ -10,6 +11,7 @@ from mesh.instance.settings.registrations import RegistrationSettings
 from mesh.instance.settings.vmodels import VModelSettings
 
 __all__ = [
+    "CopySettings",
     "EvictionSettings",
     "LifecycleSettings",
     "MetricsSettings",

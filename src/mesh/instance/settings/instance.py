@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mesh.instance.settings import methods
+from mesh.instance.settings.copies import CopySettings
 from mesh.instance.settings.eviction import EvictionSettings
 from mesh.instance.settings.fields import (
     SettingDescription,
@@ -155,6 +156,7 @@ class Settings:
     )
     eviction: EvictionSettings = group(EvictionSettings)
     placement: PlacementSettings = group(PlacementSettings)
+    copies: CopySettings = group(CopySettings)
     lifecycle: LifecycleSettings = group(LifecycleSettings)
     registrations: RegistrationSettings = group(RegistrationSettings)
     vmodels: VModelSettings = group(VModelSettings)

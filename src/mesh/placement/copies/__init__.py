@@ -1,9 +1,10 @@
 """How many copies a model has: more under load, fewer without, as many as its policy says, and evenly spread."""
 
 from mesh.placement.copies.demand import Cause, Demands, DemandView, Overload, Sample
-from mesh.placement.copies.figures import INTERVAL_MS, ScalingFigures
+from mesh.placement.copies.figures import ScalingFigures
 from mesh.placement.copies.growth import (
     AHEAD_MS,
+    BUSY_COPY,
     CopiesNow,
     Growth,
     GrowthKind,
@@ -12,12 +13,12 @@ from mesh.placement.copies.growth import (
     for_recurring_use,
     not_as_busy,
 )
-from mesh.placement.copies.moves import Move, plan_moves
+from mesh.placement.copies.moves import Move, MoveKind, plan_moves
 from mesh.placement.copies.surplus import CopyHere, Surplus, SurplusKind, find_surplus
 
 __all__ = [
     "AHEAD_MS",
-    "INTERVAL_MS",
+    "BUSY_COPY",
     "Cause",
     "CopiesNow",
     "CopyHere",
@@ -26,6 +27,7 @@ __all__ = [
     "Growth",
     "GrowthKind",
     "Move",
+    "MoveKind",
     "Overload",
     "Sample",
     "ScalingFigures",

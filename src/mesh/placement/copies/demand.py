@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from math import sqrt
 
-from mesh.placement.copies.figures import INTERVAL_MS, ScalingFigures
+from mesh.placement.copies.figures import ScalingFigures
 
 #: Samples are put together until they span so much, milliseconds: a rate over less is noise.
 _SLOT_MS = 200
@@ -15,7 +15,7 @@ _SUSTAINED_MS = 700
 #: A copy from which nothing was heard for so long was not in use meanwhile, milliseconds.
 _GAP_MS = 1_000
 #: Requests arrive at random: so many standard deviations above the threshold are no accident. The less a copy is
-#: asked too much, the longer it takes to be sure; after `INTERVAL_MS` the plain rate decides.
+#: asked too much, the longer it takes to be sure; after a whole interval the plain rate decides.
 _DEVIATIONS = 3
 #: Demand that reached this share of the threshold was high.
 _HIGH_SHARE = 0.75
@@ -130,7 +130,7 @@ class DemandView:
     """What one copy was asked lately.
 
     Attributes:
-        rpm: requests per minute in the last interval of 10 s.
+        rpm: requests per minute in the last interval.
         threshold: that it is to take.
         high_ms: epoch milliseconds when it was last close to the threshold; 0 for never.
         queued: the most requests that waited for a slot in the last interval.
@@ -147,6 +147,9 @@ class Demands:
 
     Args:
         figures: what one copy is to take. Called each time, since they may change while the instance runs.
+
+    Attributes:
+        busiest_percent: rate of the copy that was asked most in the last interval, in percent of what it is to take.
     """
 
     def __init__(self, figures: Callable[[], ScalingFigures]) -> None:
@@ -155,6 +158,7 @@ class Demands:
         self._used: set[str] = set()
         self._began_ms = 0
         self._intervals = 0
+        self.busiest_percent = 0
 
     def note(self, model_id: str, sample: Sample, now_ms: int) -> Overload | None:
         """Takes in what a copy was asked since the last sample.
@@ -214,23 +218,25 @@ class Demands:
         return Overload(model_id, Cause.RATE, int(demand.over_requests * 60_000 / for_ms), rpm, for_ms)
 
     def end_interval(self, now_ms: int) -> tuple[list[Overload], list[str]]:
-        """Ends an interval of 10 s.
+        """Ends an interval.
 
         Returns: the copies whose rate over it reached the threshold, and the models whose use recurs: used in it, and
             once before at the distance that the figures give.
         """
         figures = self._figures()
         overloads, recurring = [], []
+        self.busiest_percent = 0
         for model_id in self._used:
             demand = self._demands[model_id]
             span_ms = now_ms - demand.began_ms
-            if span_ms < INTERVAL_MS // 2:
+            if span_ms < figures.interval_ms // 2:
                 continue
             rpm, threshold = demand.requests * 60_000 // span_ms, demand.threshold(figures)
             if demand.requests:
                 _note_use(demand, now_ms, figures)
                 if _recurs(demand, figures):
                     recurring.append(model_id)
+            self.busiest_percent = max(self.busiest_percent, 100 * rpm // threshold)
             if rpm >= threshold:
                 overloads.append(Overload(model_id, Cause.RATE, rpm, threshold, span_ms))
             if rpm >= _HIGH_SHARE * threshold:
@@ -257,7 +263,7 @@ class Demands:
         demand = self._demands.get(model_id)
         if demand is None:
             return DemandView(0, figures.rpm_threshold, 0, 0)
-        fresh = now_ms - demand.ended_ms < 2 * INTERVAL_MS
+        fresh = now_ms - demand.ended_ms < 2 * figures.interval_ms
         return DemandView(
             rpm=demand.rpm if fresh else 0,
             threshold=demand.threshold(figures),
@@ -285,11 +291,11 @@ def _too_many_in_flight(sample: Sample, figures: ScalingFigures) -> int:
 
 
 def _note_use(demand: _Demand, now_ms: int, figures: ScalingFigures) -> None:
-    slot = now_ms // INTERVAL_MS
-    kept = figures.second_copy_max_age_ms // INTERVAL_MS + 1
+    slot = now_ms // figures.interval_ms
+    kept = figures.second_copy_max_age_ms // figures.interval_ms + 1
     demand.uses = (demand.uses << min(kept, slot - demand.uses_slot) | 1) & ((1 << kept) - 1)
     demand.uses_slot = slot
 
 
 def _recurs(demand: _Demand, figures: ScalingFigures) -> bool:
-    return demand.uses >> (figures.second_copy_min_age_ms // INTERVAL_MS) != 0
+    return demand.uses >> (figures.second_copy_min_age_ms // figures.interval_ms) != 0

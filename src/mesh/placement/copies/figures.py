@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-#: Rates and uses are looked at in intervals of so long, milliseconds; as KServe ModelMesh does.
-INTERVAL_MS = 10_000
 #: With fewer answers than this the mean latency of a copy says nothing; as KServe ModelMesh has it.
 ENOUGH_ANSWERS = 8
 
@@ -15,6 +13,7 @@ class ScalingFigures:
     Attributes:
         rpm_threshold: requests per minute that one copy is to take.
         bandwidth_percent: of what a copy with limited concurrency can take; at so much it counts as asked too much.
+        interval_ms: rates and uses are looked at over so long, milliseconds.
         in_flight_threshold: requests that one copy without limit is to have in flight, 0 for any number; the target of
             Knative's autoscaler, since a slow model is overloaded long before its rate is high.
         second_copy_min_age_ms: a use at least so long ago, besides one now, makes a use recurring.
@@ -38,6 +37,7 @@ class ScalingFigures:
     rpm_threshold: int = 2_000
     bandwidth_percent: int = 90
     in_flight_threshold: int = 100
+    interval_ms: int = 10_000
     second_copy_min_age_ms: int = 420_000
     second_copy_max_age_ms: int = 2_400_000
     full_share: float = 0.90

@@ -13,6 +13,8 @@ from mesh.placement.view import NEVER_USED_MS, InstanceView, PlacementRequest
 #: A copy added for load is taken to be used so far in the future, milliseconds, so that it is not evicted before it
 #: has taken some of it; as in KServe ModelMesh.
 AHEAD_MS = 20_000
+#: What an instance tells as its load for a copy of limited concurrency that is busy all the time.
+BUSY_COPY = 1_000
 #: More copies than this at a time are at most a third of the instances; as in KServe ModelMesh.
 _FEW = 2
 
@@ -125,17 +127,19 @@ def oldest_age_ms(stats: ClusterStats, now_ms: int) -> int:
     return now_ms if stats.oldest_used_ms == NEVER_USED_MS else max(0, now_ms - stats.oldest_used_ms)
 
 
-def not_as_busy(own_rpm: int, figures: ScalingFigures) -> InstanceFilter:
+def not_as_busy(own_load: int, one_copy: int) -> InstanceFilter:
     """A condition for places of copies added for load: an instance about as busy as this one is no help.
 
     Args:
-        own_rpm: requests per minute of the instance whose copy is asked too much.
+        own_load: of the instance whose copy is asked too much, as it tells it of itself: requests per minute, or
+            `BUSY_COPY` for each copy of limited concurrency that is busy all the time.
+        one_copy: the load that one copy is to take.
     """
-    most = max(4 * figures.rpm_threshold, own_rpm - 2 * figures.rpm_threshold)
+    most = max(4 * one_copy, own_load - 2 * one_copy)
 
     def refuse(view: InstanceView, _: PlacementRequest) -> str:
         if view.requests_per_minute > most:
-            return f"is busy itself, with {view.requests_per_minute} requests/min"
+            return f"is busy itself: its load is {view.requests_per_minute}, and {most} would be the most"
         return ""
 
     return refuse

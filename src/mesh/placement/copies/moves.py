@@ -1,7 +1,8 @@
 """Which copies go to another instance, so that one that has just joined takes its part."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from mesh.placement.copies.surplus import CopyHere
 from mesh.placement.view import InstanceView
@@ -23,6 +24,13 @@ _MOST_MOVES = 4
 _SHARE_PER_LOOK = 0.02
 
 
+class MoveKind(StrEnum):
+    """What a move evens out."""
+
+    LOAD = "load"
+    MEMORY = "memory"
+
+
 @dataclass(frozen=True, slots=True)
 class Move:
     """A copy here that is better elsewhere.
@@ -33,12 +41,13 @@ class Move:
     """
 
     model_id: str
+    kind: MoveKind
     targets: frozenset[str]
     message: str
 
 
 def plan_moves(
-    copies: Iterable[CopyHere], here: InstanceView, places: Mapping[str, InstanceView], now_ms: int
+    copies: Sequence[CopyHere], here: InstanceView, places: Mapping[str, InstanceView], now_ms: int
 ) -> list[Move]:
     """Plans what this instance gives away in one look; a few copies, so that everybody sees the effect before the next.
 
@@ -65,10 +74,12 @@ def plan_moves(
     ]
     if not others or not movable or here.shutting_down:
         return []
-    return _for_load(movable, here, others) or _for_memory(movable, here, others)
+    return _for_load(copies, movable, here, others) or _for_memory(movable, here, others)
 
 
-def _for_load(movable: list[CopyHere], here: InstanceView, others: list[InstanceView]) -> list[Move]:
+def _for_load(
+    copies: Sequence[CopyHere], movable: list[CopyHere], here: InstanceView, others: list[InstanceView]
+) -> list[Move]:
     rates = [place.requests_per_minute for place in (here, *others)]
     mean = sum(rates) / len(rates)
     if here.requests_per_minute < max(_BUSY_RPM, _BUSY_FACTOR * mean):
@@ -89,10 +100,13 @@ def _for_load(movable: list[CopyHere], here: InstanceView, others: list[Instance
         f"{mean:.0f} on average"
     )
     moves = []
+    # What an instance tells of itself is in another unit where the concurrency of its copies is limited.
+    demanded = sum(copy.demand.rpm for copy in copies) or 1
     for copy in sorted(movable, key=lambda copy: copy.demand.rpm, reverse=True):
-        if 0 < copy.demand.rpm <= excess and (to := names - copy.others.keys()):
-            excess -= copy.demand.rpm
-            moves.append(Move(copy.model_id, to, message))
+        part = here.requests_per_minute * copy.demand.rpm / demanded
+        if 0 < part <= excess and (to := names - copy.others.keys()):
+            excess -= part
+            moves.append(Move(copy.model_id, MoveKind.LOAD, to, message))
             if len(moves) == _MOST_MOVES:
                 break
     return moves
@@ -116,7 +130,7 @@ def _for_memory(movable: list[CopyHere], here: InstanceView, others: list[Instan
     for copy in sorted(movable, key=lambda copy: copy.last_used_ms):
         if copy.units <= (budget if moves else even_units) and (to := names - copy.others.keys()):
             budget -= copy.units
-            moves.append(Move(copy.model_id, to, message))
+            moves.append(Move(copy.model_id, MoveKind.MEMORY, to, message))
             if len(moves) == _MOST_MOVES:
                 break
     return moves

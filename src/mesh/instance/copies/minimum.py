@@ -1,0 +1,84 @@
+"""Keeps as many copies of each model as its policy asks for; done by the instance that leads."""
+
+from collections.abc import Callable
+
+from mesh.instance.copies.facts import CopyFacts
+from mesh.instance.copies.growing import Growing
+from mesh.placement import CopyPolicy
+from mesh.placement.copies import for_minimum
+from mesh.registry import InstanceRecord, ModelRecord, Registry
+
+#: All such models are looked at this often, milliseconds, in case a change was missed; those that changed at once.
+FULL_LOOK_MS = 10_000
+
+
+class MinimumCopies:
+    """The models that are to have copies at all times.
+
+    Args:
+        now_ms: epoch milliseconds.
+    """
+
+    def __init__(
+        self, registry: Registry, facts: CopyFacts, growing: Growing, now_ms: Callable[[], int]
+    ) -> None:
+        self._registry = registry
+        self._facts = facts
+        self._growing = growing
+        self._now_ms = now_ms
+        self._kept: set[str] = set()
+        self._changed: set[str] = set()
+        self._full_look_ms = 0
+
+    def start(self) -> None:
+        """Follows the records."""
+        self._registry.models.subscribe(self._model_changed, replay=True)
+        self._registry.instances.subscribe(self._instance_changed)
+
+    async def look(self) -> None:
+        """Has copies added where there are too few; nothing while another instance leads."""
+        now_ms = self._now_ms()
+        models, self._changed = self._changed, set()
+        if not self._registry.election.leading:
+            # Whoever begins to lead looks at all.
+            self._full_look_ms = 0
+            return
+        if now_ms >= self._full_look_ms:
+            models, self._full_look_ms = set(self._kept), now_ms + FULL_LOOK_MS
+        for model_id in models:
+            record = self._registry.models.get(model_id)
+            if record is None:
+                continue
+            if not self._growing.may_grow(model_id):
+                self._changed.add(model_id)
+                continue
+            growth = for_minimum(model_id, self._facts.now(model_id, record))
+            if growth is not None:
+                self._growing.grow(growth, last_used_ms=max(now_ms, record.last_used))
+
+    def missing(self) -> int:
+        """Copies that are to be there and are not, for metrics."""
+        missing = 0
+        for model_id in self._kept:
+            if (record := self._registry.models.get(model_id)) is not None:
+                now = self._facts.now(model_id, record)
+                missing += max(0, now.policy.kept_copies - now.all)
+        return missing
+
+    def _model_changed(self, model_id: str, _: ModelRecord | None, record: ModelRecord | None) -> None:
+        if record is None or not record.policy:
+            self._kept.discard(model_id)
+        elif CopyPolicy.from_members(record.policy).kept_copies:
+            self._kept.add(model_id)
+            self._changed.add(model_id)
+        else:
+            self._kept.discard(model_id)
+
+    def _instance_changed(self, _: str, old: InstanceRecord | None, new: InstanceRecord | None) -> None:
+        if _can_load(old) != _can_load(new):
+            self._full_look_ms = 0
+            self._growing.forget_refusals()
+
+
+def _can_load(record: InstanceRecord | None) -> bool:
+    return record is not None and record.capacity > 0 and not record.shutting_down
