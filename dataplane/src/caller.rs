@@ -18,7 +18,6 @@ use crate::address::Address;
 use crate::endpoint::{Endpoint, EndpointKind, Manner};
 use crate::grpc::Status;
 use crate::lock::lock;
-use crate::turns;
 use crate::unary::{Order, answer};
 use crate::wake::Wake;
 
@@ -74,7 +73,6 @@ impl Caller {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let calls = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("mesh-calls".to_owned()).spawn(move || {
-            turns::ask_for_short_ones();
             runtime.block_on(run(calls));
             // Calls under way are dropped here, which resets their streams.
             runtime.shutdown_timeout(Duration::from_millis(100));
