@@ -80,6 +80,23 @@ async def test_a_copy_that_a_record_lost_is_entered_again(mesh: Mesh) -> None:
     assert mesh.loads("m") == 1
 
 
+async def test_a_copy_that_a_record_lost_while_it_was_loading_is_entered_again(mesh: Mesh) -> None:
+    clients = [await mesh.add() for _ in range(2)]
+    await mesh.settle()
+    for runtime in mesh.runtimes:
+        runtime.load_delay_s = 1.0
+    await clients[0].register("m")
+    request = asyncio.create_task(clients[0].infer("m"))
+    await eventually(lambda: _record(mesh, "m", 0).copies)
+    (holder,) = _record(mesh, "m").copies
+    await mesh.instances[0].registry.models.update(
+        "m", lambda record: record.without_copy(holder) if record else None
+    )
+    assert await request == b"m:x"
+    await eventually(lambda: holder in _record(mesh, "m", 0).copies)
+    assert mesh.loads("m") == 1
+
+
 async def test_a_copy_that_only_a_record_knows_is_taken_out(mesh: Mesh) -> None:
     clients = [await mesh.add() for _ in range(2)]
     await mesh.settle()

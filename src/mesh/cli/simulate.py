@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ from rich.table import Table
 
 from mesh.cli.screen import show, show_json
 from mesh.cli.sizes import SIZE
-from mesh.simulation import Report, Scenario, Trace, Workload, World, generate
+from mesh.simulation import Report, Scenario, Trace, Workload, World, generate, try_seed
 
 Command = Callable[..., None]
 
@@ -71,6 +72,44 @@ def run(*, as_json: bool, **options: Any) -> None:
     began = time.process_time()
     report = World(scenario, trace).run()
     _show(report, trace, time.process_time() - began, as_json=as_json)
+
+
+@simulate.command()
+@click.option("--seeds", default=200, show_default=True, help="How many trials.")
+@click.option("--first", default=0, show_default=True, help="The first seed.")
+@click.option("--jobs", default=1, show_default=True, help="Processes to share the work.")
+def faults(*, seeds: int, first: int, jobs: int) -> None:
+    """Try small meshes with faults drawn from seeds, and look for a broken invariant.
+
+    Crashes, pauses, partitions, a registry that is away, slow or forgetful, lost watches, storage that is slow or
+    fails, sizes that are far off: some of them befall each mesh, and after each event what must hold is checked.
+    """
+    broken = trials = requests = 0
+    with ProcessPoolExecutor(jobs) as pool:
+        for verdict in pool.map(try_seed, range(first, first + seeds), chunksize=8):
+            trials += 1
+            requests += verdict.report.requests
+            if verdict.broken:
+                broken += 1
+                click.echo(f"seed {verdict.seed}: {verdict.broken}")
+    click.echo(f"{trials:,} trials with {requests:,} requests, {broken:,} broke an invariant")
+    if broken:
+        click.echo("See one with: mesh simulate replay SEED")
+        raise SystemExit(1)
+
+
+@simulate.command()
+@click.argument("seed", type=int)
+@click.option("--about", default="", help="Only lines that have this in them.")
+def replay(*, seed: int, about: str) -> None:
+    """Show all that happened in the trial of a SEED of `mesh simulate faults`."""
+    verdict = try_seed(seed, remember=1_000_000)
+    for fault in verdict.faults:
+        click.echo(f"fault: {fault}")
+    for line in verdict.journal:
+        if about in line:
+            click.echo(line)
+    click.echo(verdict.broken or "No invariant was broken.")
 
 
 def _chosen(defaults: Any, options: dict[str, Any]) -> Any:

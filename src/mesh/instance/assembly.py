@@ -130,6 +130,12 @@ def assemble(
     registration = Registration(registry, own_id, routes.live, routes.is_leaving, now_ms)
     loader: Loader | None = None
     steady_ms = SteadyClock()
+
+    def copy_changed(model_id: str) -> None:
+        routes.refresh(model_id)
+        if reconciliation is not None:
+            reconciliation.copy_changed(model_id)
+
     if runtime is not None and parameters is not None:
         local.endpoint = _connect_runtime(dataplane, runtime, parameters)
         chronicle = Chronicle(ring, metrics, now_ms)
@@ -140,7 +146,7 @@ def assemble(
             registration,
             chronicle,
             rates,
-            on_copy_changed=routes.refresh,
+            on_copy_changed=copy_changed,
             # The publisher is made after the loader, whose figures it tells.
             on_change=lambda: publisher.changed(),  # noqa: PLW0108
             now_ms=steady_ms,

@@ -170,12 +170,13 @@ class Loader:
             down: asyncio.Future[LoadOutcome] = asyncio.get_running_loop().create_future()
             down.set_result(RUNTIME_DOWN)
             return down
+        if time.monotonic() >= self._read_again_s:
+            # First of all: what was used may end a load of this very model that waited for room.
+            self.read_usage()
         wanted = self._wanted.get(model_id)
         if wanted is None:
             outcome: asyncio.Future[LoadOutcome] = asyncio.get_running_loop().create_future()
             wanted = self._wanted[model_id] = _Wanted(model, company, outcome)
-        if time.monotonic() >= self._read_again_s:
-            self.read_usage()
         self.handle(
             LoadRequested(
                 model_id,

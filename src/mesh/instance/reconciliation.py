@@ -55,6 +55,12 @@ class Reconciliation:
             priority, pinned = protection
             self._loader.handle(ProtectionChanged(model_id, priority, pinned))
 
+    def copy_changed(self, model_id: str) -> None:
+        """A copy here begins or ends to serve; its record may have lost sight of it while it was on its way."""
+        record = self._registry.models.get(model_id)
+        if record is not None and self._loader.is_serving(model_id):
+            self._changed(model_id, record, record)
+
     def _changed(self, model_id: str, old: ModelRecord | None, new: ModelRecord | None) -> None:
         loader = self._loader
         self._protect(model_id, old, new)

@@ -8,12 +8,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from mesh.registry import (
-    KEEP,
     AddCopy,
     ConfirmCopy,
     CopyChange,
+    CopyRefused,
     Keep,
     LearnSize,
     ModelRecord,
@@ -236,7 +237,7 @@ class Registration:
     async def _write(self, model_id: str) -> None:
         while changes := self._pending.pop(model_id, None):
             try:
-                await self._registry.models.update(model_id, _together(changes))
+                await self._registry.models.update(model_id, partial(apply_together, changes=changes))
             except (StoreUnavailable, StoreDenied) as error:
                 self._refuse(changes, f"the registry is away: {error}")
                 kept = [change for change in changes if not isinstance(change, AddCopy)]
@@ -246,13 +247,18 @@ class Registration:
                 self._pending[model_id] = kept + self._pending.get(model_id, [])
                 if self._pending[model_id]:
                     await asyncio.sleep(RETRY_INTERVAL_S)
+            except CopyRefused:
+                self._tell(changes)
             except RegistryError as error:
                 log.exception("record not written", extra={"model": model_id})
                 self._refuse(changes, f"the registry refused: {error}")
             else:
-                for change in changes:
-                    if isinstance(change, AddCopy):
-                        self._answer(change, change.refusal)
+                self._tell(changes)
+
+    def _tell(self, changes: list[CopyChange]) -> None:
+        for change in changes:
+            if isinstance(change, AddCopy):
+                self._answer(change, change.refusal)
 
     def _refuse(self, changes: list[CopyChange], message: str) -> None:
         for change in changes:
@@ -263,11 +269,3 @@ class Registration:
         answer = self._asked.get(change)
         if answer is not None and not answer.done():
             answer.set_result(refusal)
-
-
-def _together(changes: list[CopyChange]) -> Callable[[_Current], _Wanted]:
-    def change_record(record: _Current) -> _Wanted:
-        changed = apply_together(record, changes)
-        return KEEP if changed == record else changed
-
-    return change_record

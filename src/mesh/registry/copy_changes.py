@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mesh.registry.records import ModelRecord
+from mesh.registry.update import KEEP, Keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,18 +186,30 @@ class LearnSize:
         return record if record.size_units == self.units else record.but(size_units=self.units)
 
 
-def apply_together(record: ModelRecord | None, changes: Sequence[CopyChange]) -> ModelRecord | None:
-    """Applies changes in order.
+class CopyRefused(Exception):
+    """Nothing is to be written, since an `AddCopy` was refused; its `refusal` tells why."""
 
-    Returns: the record as it is to be, equal to ``record`` where nothing is to be written; None where there is none,
-        which refuses every `AddCopy`.
+
+def apply_together(record: ModelRecord | None, changes: Sequence[CopyChange]) -> ModelRecord | Keep:
+    """Applies changes in order, as the change of an update.
+
+    Returns: the record as it is to be.
+
+    Raises:
+        CopyRefused: an `AddCopy` was refused and nothing else is to be written. Raised, because an update lets nothing
+            be raised before the store has confirmed what its mirror says: one that lags behind would refuse a copy for
+            one that has just gone, and again for whoever asks the next moment.
     """
     if record is None:
         for change in changes:
             if isinstance(change, AddCopy):
                 change.refusal = NotAdded("the model is not registered", look_again=True)
-        return None
+        return KEEP
     changed = record
     for change in changes:
         changed = change.apply(changed)
-    return changed
+    if changed != record:
+        return changed
+    if any(isinstance(change, AddCopy) and change.refusal is not None for change in changes):
+        raise CopyRefused
+    return KEEP

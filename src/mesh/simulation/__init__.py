@@ -7,6 +7,7 @@ from mesh.simulation.generate import DAY_S, Workload, generate
 from mesh.simulation.report import Latencies, Report
 from mesh.simulation.scenario import Scenario
 from mesh.simulation.trace import Trace, TracedModel
+from mesh.simulation.trial import Verdict, try_seed
 from mesh.simulation.world import World
 
 __all__ = [
@@ -16,7 +17,9 @@ __all__ = [
     "Scenario",
     "Trace",
     "TracedModel",
+    "Verdict",
     "Workload",
     "World",
     "generate",
+    "try_seed",
 ]

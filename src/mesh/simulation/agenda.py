@@ -95,14 +95,14 @@ class Agenda:
         self.now_us = 0
         self.happened = 0
         self._entered = 0
-        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._heap: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
 
-    def at(self, time_us: int, action: Callable[..., None], *arguments: Any) -> None:
+    def at(self, time_us: int, action: Callable[..., object], *arguments: Any) -> None:
         """Enters an action; a time that is past means now."""
         self._entered += 1
         heappush(self._heap, (max(time_us, self.now_us), self._entered, action, arguments))
 
-    def after(self, delay_us: int, action: Callable[..., None], *arguments: Any) -> None:
+    def after(self, delay_us: int, action: Callable[..., object], *arguments: Any) -> None:
         """Enters an action that is due after so many microseconds."""
         self._entered += 1
         heappush(self._heap, (self.now_us + delay_us, self._entered, action, arguments))

@@ -14,7 +14,7 @@ from mesh.simulation.placer import Placer
 from mesh.simulation.presence import Presence
 from mesh.simulation.registration import Registration
 from mesh.simulation.requests import Requests
-from mesh.simulation.routes import Routes
+from mesh.simulation.routes import SUSPICION_TTL_US, Routes
 from mesh.simulation.server import Server
 from mesh.simulation.store import StoreClient
 
@@ -38,6 +38,7 @@ class Instance:
     Attributes:
         alive: it has not crashed or left.
         healthy: it is alive, not paused, not leaving, and nothing is wrong between it and the others.
+        troubled_us: when something last began or ended to be wrong with it.
         island: instances on different ones cannot reach each other; 0 has the registry.
         requests_served: by its model server.
         open_requests: that came to it and wait for a decision.
@@ -69,6 +70,7 @@ class Instance:
         self.paused = False
         self.healthy = True
         self.island = 0
+        self.troubled_us = -1
         self.requests_served = 0
         self.open_requests = 0
         self.calls: set[Signal] = set()
@@ -100,6 +102,15 @@ class Instance:
     def is_live(self, instance_id: str) -> bool:
         """Whether an instance is there, as this one knows."""
         return instance_id == self.instance_id or instance_id in self.seen.records
+
+    def untroubled_since(self, time_us: int) -> bool:
+        """Whether nothing has been wrong with it since a time, nor in the seconds before that others may remember."""
+        return self.healthy and self.troubled_us < time_us - SUSPICION_TTL_US - SILENCE_US
+
+    def note(self, text: str) -> None:
+        """It did something that people may want to read about."""
+        if self.world.journal is not None:
+            self.world.note(f"{self.instance_id} {text}")
 
     # Time
 
@@ -200,7 +211,7 @@ class Instance:
 
     def restart_server(self) -> list[Copy]:
         """Its model server dies; returns the copies that were there."""
-        copies = list(self.loader.serving.values())
+        copies = self.loader.all_copies()
         self.server.restart()
         self.loader.available = False
         self.loader.lost_all()
@@ -227,6 +238,10 @@ class Instance:
             self.seen.delivered(instance_id, record, self.agenda.now_us)
         else:
             self._missed_instances[instance_id] = record
+
+    def loaded(self, model_id: str) -> None:
+        """A copy was loaded, of which the record may have lost sight meanwhile."""
+        self._reconcile(model_id, self.client.model(model_id))
 
     def catch_up(self) -> None:
         """The watch follows again."""

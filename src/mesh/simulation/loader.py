@@ -3,9 +3,10 @@
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from mesh.placement import (
+    UNKNOWN_SIZE,
     CancelLoad,
     CloseCopy,
     CopyBusy,
@@ -15,6 +16,7 @@ from mesh.placement import (
     Event,
     ForgetFailure,
     Instruction,
+    KnownSize,
     LoadFailed,
     LoadFinished,
     LoadRequested,
@@ -32,6 +34,7 @@ from mesh.placement import (
     ReportFailed,
     ReportLoaded,
     ReportRefused,
+    ReportSize,
     RuntimeLost,
     RuntimeRestarted,
     ShutdownStarted,
@@ -116,6 +119,7 @@ class Loader:
         *,
         last_used_ms: int,
         urgent: bool,
+        size: KnownSize = UNKNOWN_SIZE,
         why: str = "",
         beside: frozenset[str] = frozenset(),
     ) -> Signal:
@@ -124,12 +128,17 @@ class Loader:
             down = Signal()
             down.set(SERVER_DOWN)
             return down
+        # First of all: what was used may end a load of this very model that waited for room.
+        self.read_usage()
         wanted = self.wanted.get(model.model_id)
         if wanted is None:
             wanted = self.wanted[model.model_id] = Wanted(model, beside, self._agenda.now_us, Signal())
-        self.read_usage()
-        self.handle(LoadRequested(model.model_id, last_used_ms=last_used_ms, urgent=urgent, why=why))
+        self.handle(LoadRequested(model.model_id, last_used_ms, urgent, size, why))
         return wanted.outcome
+
+    def all_copies(self) -> list[Copy]:
+        """Copies in the model server, also those that take no more requests."""
+        return list(self._tracked.values())
 
     def hurry(self, model_id: str) -> None:
         """A request waits for the load that is under way."""
@@ -177,10 +186,47 @@ class Loader:
         try:
             while self._events:
                 for instruction in self.cache.handle(self._events.popleft(), now_ms):
-                    _CARRY_OUT[type(instruction)](self, instruction)
+                    self._carry_out(instruction)
         finally:
             self._handling = False
         self._instance.presence.changed()
+
+    def _carry_out(self, instruction: Instruction) -> None:
+        match instruction:
+            case Register():
+                self._register(instruction)
+            case PredictSize():
+                self._predict_size(instruction)
+            case StartLoad():
+                self._start_load(instruction)
+            case MeasureSize():
+                self._measure_size(instruction)
+            case ReportLoaded():
+                self._report_loaded(instruction)
+            case ReportSize():
+                self._report_size(instruction)
+            case WakeAt():
+                self._wake_at(instruction)
+            case CloseCopy():
+                self._close_copy(instruction)
+            case Deregister():
+                self._deregister(instruction)
+            case StartUnload():
+                self._start_unload(instruction)
+            case ReportEvicted():
+                self._report_evicted(instruction)
+            case ReportRefused():
+                self._report_refused(instruction)
+            case ReportFailed():
+                self._report_failed(instruction)
+            case ForgetFailure():
+                self._forget_failure(instruction)
+            case CancelLoad():
+                self._cancel_load(instruction)
+            case ReportCapacityLost():
+                self._report_capacity_lost(instruction)
+            case _:
+                assert_never(instruction)
 
     def _register(self, order: Register) -> None:
         self._instance.start(self._registering(order, self.wanted[order.model_id]))
@@ -279,11 +325,18 @@ class Loader:
         if report.fresh:
             model = self.wanted[model_id].model
             model.warm = None
-            self.serving[model_id] = self._tracked[model_id] = Copy(model, self._instance)
+            self.serving[model_id] = self._tracked[model_id] = Copy(
+                model, self._instance, self._agenda.now_us
+            )
             self._instance.world.load_ended(self._instance, model)
+            self._instance.loaded(model_id)
         self._resolve(model_id, LOADED)
 
+    def _report_size(self, report: ReportSize) -> None:
+        self._instance.registration.learn_size(report.model_id, report.units)
+
     def _report_failed(self, report: ReportFailed) -> None:
+        self._instance.note(f"fails to load {report.model_id}: {report.reason.value}")
         if report.fresh:
             self._instance.registration.move_to_failures(report.model_id, report.message, report.reason.value)
             self._instance.world.report.loads_failed += 1
@@ -299,6 +352,7 @@ class Loader:
         )
 
     def _report_refused(self, report: ReportRefused) -> None:
+        self._instance.note(f"refuses {report.model_id}: {report.reason.value}")
         self._instance.world.report.refused(report.reason)
         self._resolve(
             report.model_id,
@@ -314,6 +368,7 @@ class Loader:
         self._instance.registration.remove_failure(order.model_id)
 
     def _report_evicted(self, report: ReportEvicted) -> None:
+        self._instance.note(f"evicts {report.model_id} for {report.for_model}")
         self._instance.world.report.evicted(report)
 
     def _report_capacity_lost(self, _report: ReportCapacityLost) -> None:
@@ -337,22 +392,3 @@ class Loader:
         wanted = self.wanted.pop(model_id, None)
         if wanted is not None:
             wanted.outcome.set(outcome)
-
-
-_CARRY_OUT: dict[type[Instruction], Any] = {
-    Register: Loader._register,
-    PredictSize: Loader._predict_size,
-    StartLoad: Loader._start_load,
-    CancelLoad: Loader._cancel_load,
-    MeasureSize: Loader._measure_size,
-    CloseCopy: Loader._close_copy,
-    Deregister: Loader._deregister,
-    StartUnload: Loader._start_unload,
-    ReportLoaded: Loader._report_loaded,
-    ReportFailed: Loader._report_failed,
-    ReportRefused: Loader._report_refused,
-    ForgetFailure: Loader._forget_failure,
-    ReportEvicted: Loader._report_evicted,
-    ReportCapacityLost: Loader._report_capacity_lost,
-    WakeAt: Loader._wake_at,
-}

@@ -14,6 +14,7 @@ class Model:
         type: of the model; load times are learned by type.
         units: that it takes in the model server, of 8 KiB.
         told_units: that the model server predicts before it is loaded; 0 where it cannot tell.
+        misjudged: a wrong size was predicted at some time.
         load_us: that its load takes.
         service_us: that a request takes in the model server.
         warm: the copies that every instance knows and may send to at once; None where that has to be looked up.
@@ -22,6 +23,7 @@ class Model:
 
     __slots__ = (
         "load_us",
+        "misjudged",
         "model_id",
         "number",
         "service_us",
@@ -40,6 +42,7 @@ class Model:
         self.type = model_type
         self.units = units
         self.told_units = units
+        self.misjudged = False
         self.load_us = load_us
         self.service_us = service_us
         self.warm: tuple[Copy, ...] | None = None
@@ -50,13 +53,15 @@ class Copy:
     """A loaded copy that the data plane of its instance sends requests to.
 
     Attributes:
+        since_us: when it was loaded.
         ends: requests in flight: when each ends, when it came, the instance that took it and whether it had waited
             for a load.
     """
 
-    __slots__ = ("ends", "instance", "model")
+    __slots__ = ("ends", "instance", "model", "since_us")
 
-    def __init__(self, model: Model, instance: "Instance") -> None:
+    def __init__(self, model: Model, instance: "Instance", since_us: int) -> None:
+        self.since_us = since_us
         self.model = model
         self.instance = instance
         self.ends: list[tuple[int, int, Instance, bool]] = []

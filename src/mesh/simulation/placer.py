@@ -9,6 +9,7 @@ from mesh.placement import (
     After,
     Attempt,
     Exclusion,
+    KnownSize,
     Placement,
     PlacementPolicy,
     PlacementReason,
@@ -130,11 +131,12 @@ class Placer:
                     model,
                     last_used_ms=attempt.last_used_ms,
                     urgent=attempt.urgent,
+                    size=self._size_of(model_id, record),
                     why=why,
                     beside=frozenset(attempt.beside),
                 )
             else:
-                outcome = yield from self._load_at(name, model, attempt, why)
+                outcome = yield from self._load_at(name, model, record, attempt, why)
             if not isinstance(outcome, LoadOutcome):
                 last = outcome
             else:
@@ -169,7 +171,13 @@ class Placer:
             suspects |= {instance.instance_id}
         return choose(
             instance.seen.ranked,
-            attempt.request(record.type, record.copies, record.failures, suspects),
+            attempt.request(
+                record.type,
+                record.copies,
+                record.failures,
+                suspects,
+                units=self._size_of(attempt.model_id, record).units,
+            ),
             instance.now_ms,
             instance.random,
             self_id=instance.instance_id,
@@ -178,6 +186,10 @@ class Placer:
             filters=attempt.conditions,
             policy=_UNEXPLAINED,
         )
+
+    def _size_of(self, model_id: str, record: ModelRecord) -> KnownSize:
+        """What is known of a model's size; a copy that is here tells better than the record."""
+        return KnownSize(learned=self._instance.loader.cache.learned_units(model_id) or record.size_units)
 
     def _look_at_renewed(self) -> None:
         """Takes in, where it matters, that records were renewed since the last choice."""
@@ -194,19 +206,27 @@ class Placer:
                 del self._reserved_at[name]
 
     def _load_at(
-        self, name: str, model: Model, attempt: Attempt, why: str
+        self, name: str, model: Model, record: ModelRecord, attempt: Attempt, why: str
     ) -> Generator[Any, Any, LoadOutcome | NotPlaced]:
         instance, model_id = self._instance, model.model_id
         if not instance.is_live(name):
             attempt.unreachable(name)
             return NotPlaced("gone", f"instance {name} is gone")
-        self.reservations.add(model_id, name, instance.seen.ranked.default_model_units, instance.now_ms)
+        size = self._size_of(model_id, record)
+        units = size.units or instance.seen.ranked.default_model_units
+        self.reservations.add(model_id, name, units, instance.now_ms)
         self._reserved_at.setdefault(name, instance.agenda.now_us)
         beside = frozenset(attempt.beside)
         outcome = yield instance.call(
             instance.world.instances.get(name),
             lambda peer: _load_for_peer(
-                peer, model, last_used_ms=attempt.last_used_ms, urgent=attempt.urgent, why=why, beside=beside
+                peer,
+                model,
+                last_used_ms=attempt.last_used_ms,
+                urgent=attempt.urgent,
+                size=size,
+                why=why,
+                beside=beside,
             ),
         )
         if not isinstance(outcome, LoadOutcome):
@@ -223,9 +243,19 @@ class Placer:
 
 
 def _load_for_peer(
-    peer: "Instance", model: Model, *, last_used_ms: int, urgent: bool, why: str, beside: frozenset[str]
+    peer: "Instance",
+    model: Model,
+    *,
+    last_used_ms: int,
+    urgent: bool,
+    size: KnownSize,
+    why: str,
+    beside: frozenset[str],
 ) -> Generator[Any, Any, LoadOutcome]:
+    record = peer.client.model(model.model_id)
+    if not size.learned and record is not None:
+        size = KnownSize(learned=record.size_units)
     outcome: LoadOutcome = yield peer.loader.load(
-        model, last_used_ms=last_used_ms, urgent=urgent, why=why, beside=beside
+        model, last_used_ms=last_used_ms, urgent=urgent, size=size, why=why, beside=beside
     )
     return outcome

@@ -1,14 +1,14 @@
 """Writes a simulated instance's copies and failures to the models' records, in order for each model."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mesh.registry import (
-    KEEP,
     AddCopy,
     CopyChange,
-    Keep,
-    ModelRecord,
+    CopyRefused,
+    LearnSize,
     MoveToFailures,
     NotAdded,
     OutcomeUnknown,
@@ -38,6 +38,8 @@ class Registration:
         self._pending: dict[str, list[CopyChange]] = {}
         self._asked: dict[AddCopy, Signal] = {}
         self._writing: set[str] = set()
+        #: What was learned of sizes and is written together with the next change of the record.
+        self._sizes: dict[str, int] = {}
 
     @property
     def settled(self) -> bool:
@@ -81,8 +83,19 @@ class Registration:
         """Forgets that a load failed here."""
         self._add(model_id, RemoveFailure(self._instance.instance_id))
 
+    def learn_size(self, model_id: str, units: int) -> None:
+        """Has the record tell how large a copy is, as soon as it is written for another reason."""
+        record = self._instance.client.model(model_id)
+        if record is not None and record.size_units == units:
+            self._sizes.pop(model_id, None)
+        else:
+            self._sizes[model_id] = units
+
     def _add(self, model_id: str, change: CopyChange) -> None:
-        self._pending.setdefault(model_id, []).append(change)
+        pending = self._pending.setdefault(model_id, [])
+        pending.append(change)
+        if (units := self._sizes.pop(model_id, 0)) > 0:
+            pending.append(LearnSize(units))
         if model_id not in self._writing:
             self._writing.add(model_id)
             # After what is being done now, as a task would be: several changes are one write.
@@ -94,7 +107,9 @@ class Registration:
     def _write(self, model_id: str) -> Generator[Any, Any, None]:
         while changes := self._pending.pop(model_id, None):
             try:
-                yield from self._instance.client.update_model(model_id, _together(changes))
+                yield from self._instance.client.update_model(
+                    model_id, partial(apply_together, changes=changes)
+                )
             except StoreUnavailable as error:
                 self._refuse(changes, f"the registry is away: {error}")
                 kept = [change for change in changes if not isinstance(change, AddCopy)]
@@ -104,13 +119,18 @@ class Registration:
                 self._pending[model_id] = kept + self._pending.get(model_id, [])
                 if self._pending[model_id]:
                     yield RETRY_INTERVAL_US
+            except CopyRefused:
+                self._tell(changes)
             except RegistryError as error:
                 self._refuse(changes, f"the registry refused: {error}")
             else:
-                for change in changes:
-                    if isinstance(change, AddCopy):
-                        self._answer(change, change.refusal)
+                self._tell(changes)
         self._writing.discard(model_id)
+
+    def _tell(self, changes: list[CopyChange]) -> None:
+        for change in changes:
+            if isinstance(change, AddCopy):
+                self._answer(change, change.refusal)
 
     def _refuse(self, changes: list[CopyChange], message: str) -> None:
         for change in changes:
@@ -121,11 +141,3 @@ class Registration:
         answer = self._asked.pop(change, None)
         if answer is not None:
             answer.set(refusal)
-
-
-def _together(changes: list[CopyChange]) -> Callable[[ModelRecord | None], ModelRecord | Keep | None]:
-    def change_record(record: ModelRecord | None) -> ModelRecord | Keep | None:
-        changed = apply_together(record, changes)
-        return KEEP if changed == record else changed
-
-    return change_record

@@ -21,6 +21,7 @@ class Server:
 
     Attributes:
         held: memory that each model takes now, from the start of its load to the end of its unload.
+        oversize: by how much models that it holds were larger than what was set aside for their loads.
         loaded: models that it can serve.
         loading: loads under way.
         slowness: how many times as long as usual loads take, as when storage is slow.
@@ -34,6 +35,7 @@ class Server:
         self.capacity = capacity
         self.concurrency = concurrency
         self.held: dict[str, int] = {}
+        self.oversize: dict[str, int] = {}
         self.loaded: set[str] = set()
         self.loading: set[str] = set()
         self.held_units = 0
@@ -51,6 +53,8 @@ class Server:
             reserved: what the mesh set aside; a model that is larger grows to its size at the end of the load.
         """
         self._hold(model.model_id, min(reserved, model.units))
+        if model.units > reserved:
+            self.oversize[model.model_id] = model.units - reserved
         self.loading.add(model.model_id)
         fails = self.failing > 0 and self._random.random() < self.failing
         return int(model.load_us * self.slowness), not fails
@@ -70,6 +74,7 @@ class Server:
         if self.stuck > 0 and self._random.random() < self.stuck:
             return False
         self.held_units -= self.held.pop(model_id, 0)
+        self.oversize.pop(model_id, None)
         self.loaded.discard(model_id)
         self.loading.discard(model_id)
         return True
@@ -78,6 +83,7 @@ class Server:
         """Loses all that it holds."""
         self.incarnation += 1
         self.held.clear()
+        self.oversize.clear()
         self.loaded.clear()
         self.loading.clear()
         self.held_units = 0

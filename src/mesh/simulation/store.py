@@ -15,6 +15,7 @@ from mesh.registry import (
     KEEP,
     MODELS,
     Codec,
+    CopyRefused,
     Delete,
     InstanceRecord,
     Keep,
@@ -222,13 +223,21 @@ class StoreClient:
 
         Raises:
             StoreUnavailable, OutcomeUnknown: the store did not answer in time.
+            CopyRefused: by the change, of what the store has confirmed.
         """
         deadline_us = self._agenda.now_us + WRITE_TIMEOUT_US
         fresh = False
         while True:
             version = self._version(model_id)
             record = version.record if version is not None else None
-            wanted = change(record)
+            try:
+                wanted = change(record)
+            except CopyRefused:
+                if fresh:
+                    raise
+                yield from self.fetch_model(model_id, deadline_us)
+                fresh = True
+                continue
             if wanted is KEEP or wanted == record:
                 if record is not None or fresh:
                     return

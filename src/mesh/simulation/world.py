@@ -1,16 +1,20 @@
 """A simulated mesh: its instances, its registry, its requests."""
 
 import gc
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from random import Random
 
 from mesh.placement import CacheLimits
-from mesh.registry import InstanceRecord, ModelRecord
+from mesh.registry import InstanceRecord, ModelRecord, OutcomeUnknown
 from mesh.simulation.agenda import Agenda
 from mesh.simulation.instance import Instance
 from mesh.simulation.models import Copy, Model
 from mesh.simulation.peers import PeersSeen
+from mesh.simulation.presence import SESSION_TTL_US
 from mesh.simulation.report import Report
+from mesh.simulation.routes import SUSPICION_TTL_US
 from mesh.simulation.scenario import Scenario
 from mesh.simulation.store import SharedStore
 from mesh.simulation.trace import Trace
@@ -51,6 +55,10 @@ class World:
         self._everybody = PeersSeen(scenario.lag_us, self._limits.default_model)
         self._assumed_ms = 0.0
         self.on_failure: Callable[[Instance, Model, int, str], None] = lambda *_: None
+        #: Called after each event, where anybody looks that closely.
+        self.on_event: Callable[[], None] | None = None
+        #: What happened, for people; None where nobody wants to know.
+        self.journal: deque[str] | None = None
         self._register()
         self.store.models.on_change = self._model_changed
         self.store.instances.on_change = self._instance_changed
@@ -107,10 +115,10 @@ class World:
         gc.collect()
         gc.freeze()
         try:
-            self.agenda.run_until(SETTLE_US)
+            self.go_on(SETTLE_US)
             self._requests()
             if until_us is not None:
-                self.agenda.run_until(until_us)
+                self.go_on(until_us)
             else:
                 self._finish()
         finally:
@@ -120,6 +128,22 @@ class World:
     def _finish(self) -> None:
         while any(instance.open_requests for instance in self.instances.values()):
             self.agenda.step()
+
+    def go_on(self, time_us: int) -> None:
+        """Lets everything happen that happens up to a time."""
+        agenda, look = self.agenda, self.on_event
+        if look is None:
+            agenda.run_until(time_us)
+            return
+        while (due_us := agenda.next_us()) is not None and due_us <= time_us:
+            agenda.step()
+            look()
+        agenda.run_until(time_us)
+
+    def note(self, text: str) -> None:
+        """Something happened that people may want to read about."""
+        if self.journal is not None:
+            self.journal.append(f"{self.agenda.now_us / 1e6:10.3f} s  {text}")
 
     def finished(self) -> Report:
         """Returns: the report, with the figures that are worked out at the end."""
@@ -144,7 +168,7 @@ class World:
             now_us = offset_us + SETTLE_US
             due_us = agenda.next_us()
             if due_us is not None and due_us <= now_us:
-                agenda.run_until(now_us)
+                self.go_on(now_us)
             agenda.now_us = now_us
             model = models[number]
             if not entries:
@@ -245,6 +269,7 @@ class World:
         """A request ended in an error."""
         ingress.open_requests -= 1
         self.report.failed[reason] += 1
+        self.note(f"{ingress.instance_id} fails a request for {model.model_id}: {reason}")
         self.on_failure(ingress, model, arrived_us, reason)
 
     def cut_off(self, copy: Copy) -> None:
@@ -262,8 +287,9 @@ class World:
             self.take(ingress, copy.model, arrived_us, frozenset({instance.instance_id}), waited=waited)
         copy.ends = []
 
-    def load_began(self, instance: Instance, _model: Model) -> None:
+    def load_began(self, instance: Instance, model: Model) -> None:
         """A model server begins to load."""
+        self.note(f"{instance.instance_id} loads {model.model_id}")
         self.report.loads += 1
         self.report.loads_by_instance[instance.instance_id] += 1
 
@@ -276,14 +302,20 @@ class World:
 
     def _model_changed(self, model_id: str, before: ModelRecord | None, after: ModelRecord | None) -> None:
         model = self.model_of[model_id]
+        if self.journal is not None:
+            self.note(f"record of {model_id}: {_told(before)} -> {_told(after)}")
         model.warm = None
         model.settled_us = self.agenda.now_us + self.scenario.lag_us
-        listed = dict(before.copies) if before is not None else {}
-        if after is not None:
-            listed.update(after.copies)
-        for name in listed:
-            instance = self.instances.get(name)
-            if instance is not None and instance.alive:
+        listed: Iterable[str] = self.instances
+        if not self.scenario.own_views:
+            # Others have nothing to do with it.
+            listed = {
+                *(before.copies if before is not None else ()),
+                *(after.copies if after is not None else ()),
+            }
+        for name in sorted(listed):
+            instance = self.instances[name]
+            if instance.alive:
                 instance.after(instance.client.lag_us, instance.model_changed, model_id)
 
     def _instance_changed(
@@ -299,3 +331,116 @@ class World:
 
     def _deliver_to_all(self, instance_id: str, record: InstanceRecord | None) -> None:
         self._everybody.delivered(instance_id, record, self.agenda.now_us)
+
+    # What befalls it
+
+    def crash(self, instance: Instance) -> None:
+        """An instance and its model server die."""
+        self.note(f"{instance.instance_id} dies")
+        self.trouble(instance)
+        self.report.lost += instance.open_requests
+        instance.open_requests = 0
+        self.watch_session(instance)
+        self.stop_entering(instance)
+        copies = instance.loader.all_copies()
+        instance.crash()
+        for copy in copies:
+            self.cut_off(copy)
+
+    def gone(self, instance: Instance) -> None:
+        """An instance has left in order."""
+        self.note(f"{instance.instance_id} has left")
+        copies = instance.loader.all_copies()
+        # Where its record could not be taken out, it goes with the session.
+        self.watch_session(instance)
+        instance.crash()
+        for copy in copies:
+            self.cut_off(copy)
+
+    def stop_entering(self, instance: Instance) -> None:
+        """Clients send an instance no more requests."""
+        if instance in self.entries:
+            self.entries.remove(instance)
+
+    def restart_server(self, instance: Instance) -> None:
+        """An instance's model server dies and has lost all when it comes back."""
+        self.note(f"the model server of {instance.instance_id} dies")
+        for copy in instance.restart_server():
+            self.cut_off(copy)
+
+    def trouble(self, instance: Instance) -> None:
+        """From now on something is wrong with an instance."""
+        instance.healthy = False
+        instance.troubled_us = self.agenda.now_us
+        for copy in instance.loader.serving.values():
+            copy.model.warm = None
+
+    def relieve(self, instance: Instance) -> None:
+        """Nothing is wrong with an instance any more."""
+        self.note(f"{instance.instance_id} is well again")
+        if not instance.presence.leaving:
+            instance.healthy = True
+        instance.troubled_us = self.agenda.now_us
+        for copy in instance.loader.serving.values():
+            # Others may avoid it for a while.
+            copy.model.settled_us = self.agenda.now_us + SUSPICION_TTL_US
+
+    def freeze(self, instance: Instance) -> None:
+        """An instance hears of no change."""
+        if instance.client.frozen_us is None:
+            instance.client.frozen_us = instance.client.seen_us
+            self.store.frozen_us[instance.client] = instance.client.frozen_us
+
+    def thaw(self, instance: Instance) -> None:
+        """It hears of changes again, those that it has missed included."""
+        if instance.client.frozen_us is not None:
+            instance.client.frozen_us = None
+            del self.store.frozen_us[instance.client]
+            instance.catch_up()
+
+    def watch_session(self, instance: Instance) -> None:
+        """An instance gives no signs of life: its session ends unless it does again in time."""
+        lease = instance.presence.lease
+        if lease:
+            self.agenda.at(
+                instance.presence.last_sign_us() + SESSION_TTL_US, self._end_session, instance, lease
+            )
+
+    def _end_session(self, instance: Instance, lease: int) -> None:
+        if instance.alive and not instance.paused and not instance.client.cut_off:
+            return
+        if self.store.cluster.stopped:
+            # No lease ends while the store is away, nor soon after.
+            self.agenda.after(SESSION_TTL_US, self._end_session, instance, lease)
+        elif instance.presence.lease == lease:
+            self.note(f"the session of {instance.instance_id} ends")
+            self.store.expire(lease, instance.instance_id)
+
+    def unregister(self, model: Model) -> None:
+        """Someone deletes a model's record."""
+        self.note(f"{model.model_id} is unregistered")
+        self._write(model, None)
+
+    def register(self, model: Model) -> None:
+        """Someone registers a model, if it is not."""
+        self.note(f"{model.model_id} is registered")
+        if self.store.models.current(model.model_id) is None:
+            self._write(model, ModelRecord(type=model.type, path=model.model_id))
+
+    def forget_copies(self, model: Model) -> None:
+        """Someone takes all copies out of a model's record."""
+        record = self.store.models.current(model.model_id)
+        if record is not None and record.copies:
+            self.note(f"the copies of {model.model_id} are forgotten")
+            self._write(model, record.but(copies={}))
+
+    def _write(self, model: Model, record: ModelRecord | None) -> None:
+        # Whoever writes from outside does not mind that an answer is lost: it is written.
+        with suppress(OutcomeUnknown):
+            self.store.transact(self.store.models, model.model_id, None, record)
+
+
+def _told(record: ModelRecord | None) -> str:
+    if record is None:
+        return "none"
+    return f"copies {sorted(record.copies)} failures {sorted(record.failures)}"
