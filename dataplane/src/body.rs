@@ -25,6 +25,10 @@ impl Budget {
     pub fn unlimited() -> Budget {
         Budget { used: AtomicUsize::new(0), most: usize::MAX }
     }
+
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.used.load(Ordering::Relaxed).saturating_add(bytes) <= self.most
+    }
 }
 
 /// The next part of a request.
@@ -52,6 +56,8 @@ pub struct RequestBody<'a> {
     at: usize,
     kept: usize,
     keeping: bool,
+    /// All of it is wanted at the end, too.
+    holding: bool,
     /// Something was taken that is no longer kept.
     lost: bool,
     ended: bool,
@@ -70,6 +76,7 @@ impl<'a> RequestBody<'a> {
             at: 0,
             kept: 0,
             keeping: true,
+            holding: false,
             lost: false,
             ended,
             trailers: None,
@@ -89,6 +96,7 @@ impl<'a> RequestBody<'a> {
             at: 0,
             kept,
             keeping: true,
+            holding: false,
             lost: false,
             ended: true,
             trailers: None,
@@ -108,10 +116,32 @@ impl<'a> RequestBody<'a> {
         !self.lost
     }
 
+    /// Keeps a unary request to its end, where there is room for it.
+    pub fn hold(&mut self) {
+        self.holding = true;
+    }
+
     /// The request will not be sent again.
     pub fn stop_keeping(&mut self) {
+        if !self.holding {
+            self.let_go();
+        }
+    }
+
+    fn let_go(&mut self) {
+        self.holding = false;
         self.keeping = false;
         self.drop_taken();
+    }
+
+    /// The whole unary request, if it was held.
+    pub fn whole_message(&self) -> Option<Bytes> {
+        if !self.holding || self.lost || !self.ended {
+            return None;
+        }
+        let whole = joined(self.chunks.clone());
+        let is_one = whole.first_chunk::<PREFIX>().is_some_and(|prefix| whole.len() == PREFIX + message_length(prefix));
+        is_one.then_some(whole)
     }
 
     fn drop_taken(&mut self) {
@@ -142,9 +172,10 @@ impl<'a> RequestBody<'a> {
                 if self.keeping {
                     self.keep(bytes.clone());
                     self.at = self.chunks.len();
-                    if self.kept > self.max_message_bytes || self.budget.used.load(Ordering::Relaxed) > self.budget.most
+                    let too_many = self.budget.used.load(Ordering::Relaxed) > self.budget.most;
+                    if self.kept > self.max_message_bytes || too_many || (self.holding && self.is_beyond_one_message())
                     {
-                        self.stop_keeping();
+                        self.let_go();
                     }
                 } else {
                     self.lost = true;
@@ -259,6 +290,11 @@ impl<'a> RequestBody<'a> {
             self.chunks.drain(..).for_each(|chunk| whole.extend_from_slice(&chunk));
             self.chunks.push(whole.freeze());
         }
+    }
+
+    fn is_beyond_one_message(&self) -> bool {
+        let prefix = self.chunks.first().and_then(|first| first.first_chunk::<PREFIX>());
+        prefix.is_some_and(|prefix| self.kept > PREFIX + message_length(prefix))
     }
 
     fn has_first_message(&self) -> bool {

@@ -50,15 +50,20 @@ impl Client {
         Client { responding: Responding::Waiting(respond), deadline, timer, answer: None }
     }
 
-    /// Stands in for a client: keeps an answer of at most so many bytes. Whoever waits for it ends it.
-    pub fn keeping(deadline: Option<Instant>, most_bytes: usize) -> Client {
-        let answer = Some(Box::new(Answer::new(most_bytes)));
-        Client { responding: Responding::Kept { has_head: false }, deadline, timer: None, answer }
+    /// Stands in for a client: keeps the answer. Whoever waits for it ends it.
+    pub fn keeping(deadline: Option<Instant>, answer: Answer) -> Client {
+        let responding = Responding::Kept { has_head: false };
+        Client { responding, deadline, timer: None, answer: Some(Box::new(answer)) }
+    }
+
+    /// Keeps what is answered, besides sending it.
+    pub fn keep_answer(&mut self, answer: Answer) {
+        self.answer = Some(Box::new(answer));
     }
 
     /// What was answered, if it was kept.
-    pub fn into_answer(self) -> Option<Box<Answer>> {
-        self.answer
+    pub fn take_answer(&mut self) -> Option<Box<Answer>> {
+        self.answer.take()
     }
 
     /// Ready once the deadline has passed or the client has gone.
@@ -109,7 +114,7 @@ impl Client {
     pub fn poll_capacity(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Option<usize>> {
         match &mut self.responding {
             Responding::Streaming(send) => poll_send_capacity(send, cx, wanted),
-            Responding::Kept { .. } if !self.answer.as_ref().is_some_and(|answer| answer.is_too_large()) => {
+            Responding::Kept { .. } if !self.answer.as_ref().is_some_and(|answer| answer.is_given_up()) => {
                 Poll::Ready(Some(wanted))
             }
             _ => Poll::Ready(None),

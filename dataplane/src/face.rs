@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use std::sync::atomic::Ordering;
 
 use crate::address::Address;
+use crate::alias::Alias;
 use crate::calls::{Incoming, Reply};
 use crate::connection::Side;
 use crate::endpoint::EndpointKind;
@@ -25,6 +26,7 @@ use crate::plane::{Drain, Plane};
 use crate::policy::{Control, Rpc, StatusRule};
 use crate::settings::Settings;
 use crate::shard::{Command, Inbox, start};
+use crate::values::{Ask, Call, Comparison, Difference, HistogramSample, Totals, Usage};
 
 /// With its last request answered, a connection ends as soon as the other side has read so; one that is dead never does.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -34,82 +36,13 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Ask>()?;
     module.add_class::<Call>()?;
     module.add_class::<Usage>()?;
+    module.add_class::<Comparison>()?;
+    module.add_class::<Difference>()?;
     module.add_class::<HistogramSample>()?;
     module.add_class::<Totals>()?;
     module.add("TIME_BOUNDS_MS", TIME_BOUNDS.to_vec())?;
     module.add("SIZE_BOUNDS_BYTES", SIZE_BOUNDS.to_vec())?;
     Ok(())
-}
-
-#[pyclass(frozen, get_all, module = "mesh.dataplane")]
-pub struct Ask {
-    token: u64,
-    reason: &'static str,
-    model_id: String,
-    is_vmodel: bool,
-    from_peer: bool,
-    method: String,
-    endpoint: i64,
-    code: i32,
-    message: String,
-    attempt: u32,
-    tried: Vec<u32>,
-    balanced: bool,
-    deadline_ms: i64,
-}
-
-#[pymethods]
-impl Ask {
-    fn __repr__(&self) -> String {
-        format!(
-            "Ask(token={}, reason={:?}, model_id={:?}, attempt={}, tried={:?})",
-            self.token, self.reason, self.model_id, self.attempt, self.tried
-        )
-    }
-}
-
-#[pyclass(frozen, get_all, module = "mesh.dataplane")]
-pub struct Call {
-    token: u64,
-    method: String,
-    message: Py<PyBytes>,
-}
-
-#[pyclass(frozen, get_all, module = "mesh.dataplane")]
-pub struct Usage {
-    model_id: String,
-    last_used_ms: u64,
-    requests: u32,
-    in_flight: u32,
-    most_in_flight: u32,
-    queued: u32,
-    most_queued: u32,
-    answers: u32,
-    service_ms: f64,
-}
-
-#[pyclass(frozen, get_all, module = "mesh.dataplane")]
-pub struct HistogramSample {
-    name: &'static str,
-    method: String,
-    code: &'static str,
-    model_id: String,
-    vmodel_id: String,
-    buckets: Vec<u64>,
-    sum: f64,
-}
-
-#[pyclass(frozen, get_all, module = "mesh.dataplane")]
-pub struct Totals {
-    connections: u64,
-    streams: u64,
-    waiting: u64,
-    queued: u64,
-    retained_bytes: u64,
-    requests: u64,
-    forwarded: u64,
-    replayed: u64,
-    routes: u64,
 }
 
 /// The threads, until they are closed.
@@ -386,9 +319,31 @@ impl DataPlane {
         self.plane.table.get(model_id).map_or(0, |model| model.local_in_flight())
     }
 
-    fn set_alias(&self, vmodel_id: &str, model_id: &str) -> PyResult<()> {
-        self.plane.table.set_alias(non_empty("vmodel_id", vmodel_id)?, non_empty("model_id", model_id)?);
+    #[pyo3(signature = (vmodel_id, targets, mirror=None))]
+    fn set_alias(&self, vmodel_id: &str, targets: Vec<(String, i64)>, mirror: Option<(String, f64)>) -> PyResult<()> {
+        non_empty("vmodel_id", vmodel_id)?;
+        let weighted = |(model_id, weight): (String, i64)| {
+            non_empty("targets", &model_id)?;
+            let number = u32::try_from(weight)
+                .map_err(|_| bad("targets", format!("weight {weight} of {model_id:?} is not in 0 to {}", u32::MAX)))?;
+            Ok((model_id, number))
+        };
+        let targets = targets.into_iter().map(weighted).collect::<PyResult<Vec<_>>>()?;
+        if targets.iter().all(|(_, weight)| *weight == 0) {
+            return Err(bad("targets", "there must be a model with a weight above 0"));
+        }
+        if let Some((model_id, share)) = &mirror {
+            non_empty("mirror", model_id)?;
+            if !(*share > 0.0 && *share <= 1.0) {
+                return Err(bad("mirror", format!("share {share} is not above 0 and at most 1")));
+            }
+        }
+        self.plane.table.set_alias(vmodel_id, Alias::new(targets, mirror));
         Ok(())
+    }
+
+    fn alias(&self, vmodel_id: &str) -> Vec<String> {
+        self.plane.table.alias(vmodel_id).map(|alias| alias.model_ids()).unwrap_or_default()
     }
 
     fn remove_alias(&self, vmodel_id: &str) {
@@ -396,22 +351,7 @@ impl DataPlane {
     }
 
     fn take_events(&self) -> Vec<Ask> {
-        let ask = |(token, question): (u64, crate::hub::Question)| Ask {
-            token,
-            reason: question.reason.name(),
-            model_id: question.model_id,
-            is_vmodel: question.is_vmodel,
-            from_peer: question.from_peer,
-            method: question.method,
-            endpoint: question.endpoint,
-            code: question.code,
-            message: question.message,
-            attempt: question.attempt,
-            tried: question.tried,
-            balanced: question.balanced,
-            deadline_ms: question.deadline_ms,
-        };
-        self.plane.hub.take().into_iter().map(ask).collect()
+        self.plane.hub.take().into_iter().map(Ask::from).collect()
     }
 
     #[pyo3(signature = (token, model_id=""))]
@@ -463,32 +403,17 @@ impl DataPlane {
     }
 
     fn take_usage(&self) -> Vec<Usage> {
-        let usage = |usage: crate::model::Usage| Usage {
-            model_id: usage.model_id,
-            last_used_ms: usage.last_used_ms,
-            requests: usage.requests,
-            in_flight: usage.in_flight,
-            most_in_flight: usage.most_in_flight,
-            queued: usage.queued,
-            most_queued: usage.most_queued,
-            answers: usage.answers,
-            service_ms: usage.service_time.as_secs_f64() * 1000.0,
-        };
-        self.plane.table.take_usage().into_iter().map(usage).collect()
+        self.plane.table.take_usage().into_iter().map(Usage::from).collect()
+    }
+
+    fn take_comparisons(&self, py: Python<'_>) -> PyResult<Vec<Comparison>> {
+        let comparison = |((vmodel_id, model_id), tally)| Comparison::new(py, vmodel_id, model_id, tally);
+        self.plane.shadows.take().into_iter().map(comparison).collect()
     }
 
     fn take_histograms(&self, py: Python<'_>) -> Vec<HistogramSample> {
-        let sample = |sample: crate::metrics::Sample| HistogramSample {
-            name: sample.name,
-            method: sample.method,
-            code: sample.code,
-            model_id: sample.model_id,
-            vmodel_id: sample.vmodel_id,
-            buckets: sample.buckets,
-            sum: sample.sum,
-        };
         let samples = py.detach(|| collect(self.plane.shards.iter().map(|shard| &shard.metrics)));
-        samples.into_iter().map(sample).collect()
+        samples.into_iter().map(HistogramSample::from).collect()
     }
 
     fn totals(&self) -> Totals {
@@ -503,6 +428,8 @@ impl DataPlane {
             forwarded: plane.total(|counters| counters.forwarded.load(Ordering::Relaxed)),
             replayed: plane.total(|counters| counters.replayed.load(Ordering::Relaxed)),
             routes: plane.table.routes() as u64,
+            shadows: plane.shadows.running() as u64,
+            shadow_bytes: plane.shadows.budget.used.load(Ordering::Relaxed) as u64,
         }
     }
 

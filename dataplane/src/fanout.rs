@@ -12,7 +12,7 @@ use crate::answer::Answer;
 use crate::body::{BodyError, Budget, RequestBody};
 use crate::client::{Client, Ended};
 use crate::compression::too_large;
-use crate::frames::{PREFIX, framed};
+use crate::frames::framed;
 use crate::grpc::{Code, Status};
 use crate::journey::{Ending, Journey, Target};
 use crate::stream::Call;
@@ -56,8 +56,8 @@ pub async fn fan_out(call: &Call, several: Several, body: &mut RequestBody<'_>, 
             Ending { code: Code::OK, response_bytes: Some(message.len() as u64) }
         }
         Err(Failure::Refused(status)) => refuse(&status, client),
-        Err(Failure::Given(answer)) => {
-            let code = answer.code();
+        Err(Failure::Given(mut answer)) => {
+            let code = Code::of(answer.status());
             answer.give_status(client);
             Ending { code, response_bytes: None }
         }
@@ -93,7 +93,7 @@ impl<'a> Branches<'a> {
         let (deadline, all_required) = (client.deadline, several.all_required);
         let begin = move |target| -> Branch<'a> {
             // The whole request's body is counted among those kept already.
-            let client = Client::keeping(deadline, PREFIX + call.plane.settings.max_message_bytes);
+            let client = Client::keeping(deadline, Answer::new(call.plane.settings.max_message_bytes));
             Box::pin(branch(call, target, request.clone(), client, all_required))
         };
         let most = call.plane.settings.multi_parallelism.min(several.targets.len());
@@ -153,13 +153,13 @@ async fn branch(call: &Call, target: Target, request: Bytes, mut client: Client,
     let mut body = RequestBody::whole(request, &budget);
     let mut journey = Journey::new(call, target);
     let ending = journey.run(&mut body, &mut client).await;
-    let Some(answer) = client.into_answer() else {
+    let Some(mut answer) = client.take_answer() else {
         return Err(Failure::Refused(Status::new(Code::INTERNAL, "an answer was lost inside the mesh")));
     };
     let is_missing = journey.is_missing();
     if is_missing && !required {
         Ok(None)
-    } else if ending.code == Code::OK || answer.is_too_large() {
+    } else if ending.code == Code::OK || answer.is_given_up() {
         answer.message(call.plane.settings.max_message_bytes).map(Some).map_err(Failure::Refused)
     } else {
         Err(Failure::Given(answer))

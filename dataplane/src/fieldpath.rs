@@ -109,6 +109,40 @@ impl Cursor<'_> {
     }
 }
 
+/// One field of a message: its number and wire type, and the bytes of its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field<'a> {
+    pub tag: u64,
+    pub value: &'a [u8],
+}
+
+/// The fields of a whole message. Ends with the first error.
+pub fn fields(bytes: &[u8]) -> impl Iterator<Item = Result<Field<'_>, Malformed>> {
+    let mut cursor = Cursor { bytes, at: 0 };
+    std::iter::from_fn(move || (cursor.at < bytes.len()).then(|| cursor.field()))
+}
+
+impl<'a> Cursor<'a> {
+    fn field(&mut self) -> Result<Field<'a>, Malformed> {
+        let cut = Malformed("the message ends within a field");
+        let Some(tag) = self.varint()? else { return Err(cut) };
+        let start = self.at;
+        let value = match tag & 7 {
+            0 => self.varint()?.map(|_| start..self.at),
+            1 => Some(start..start + 8),
+            2 => match self.varint()? {
+                Some(length) => Some(inner_range(self.at, length, self.bytes.len())?),
+                None => None,
+            },
+            5 => Some(start..start + 4),
+            _ => return Err(Malformed("groups are not supported")),
+        };
+        let Some(value) = value.filter(|value| value.end <= self.bytes.len()) else { return Err(cut) };
+        self.at = value.end;
+        Ok(Field { tag, value: &self.bytes[value] })
+    }
+}
+
 /// The first bytes of a message, rewritten; those from `consumed` on stay as they are.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rewritten {

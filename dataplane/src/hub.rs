@@ -44,6 +44,8 @@ pub struct Question {
     pub reason: Reason,
     pub model_id: String,
     pub is_vmodel: bool,
+    /// The model that the vmodel's request was to go to.
+    pub resolved_id: String,
     pub from_peer: bool,
     pub method: String,
     pub endpoint: i64,
@@ -68,6 +70,7 @@ pub enum Answer {
 struct FirstAsk {
     model_id: String,
     is_vmodel: bool,
+    resolved_id: String,
     from_peer: bool,
 }
 
@@ -105,6 +108,7 @@ impl Hub {
         let first = (question.reason == Reason::NoRoute && question.attempt == 0).then(|| FirstAsk {
             model_id: question.model_id.clone(),
             is_vmodel: question.is_vmodel,
+            resolved_id: question.resolved_id.clone(),
             from_peer: question.from_peer,
         });
         let (sender, receiver) = oneshot::channel();

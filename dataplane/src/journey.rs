@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
+use crate::alias::Alias;
 use crate::body::RequestBody;
 use crate::client::{Client, Ended};
 use crate::clock::epoch_ms;
@@ -17,6 +18,7 @@ use crate::inject::Injector;
 use crate::metadata::{self, OVERLOAD, Subject};
 use crate::metrics::{Metric, Series};
 use crate::model::{Choice, Lease, Ticket, Wanted};
+use crate::shadow::Mirrored;
 use crate::stream::Call;
 
 /// A server that refuses a stream gets it again so often, on another connection if need be.
@@ -116,6 +118,45 @@ impl<'a> Journey<'a> {
         Journey { call, target, tried: Vec::new(), attempts: 0, asks: 0, replays: 0, overloaded: None, missing: false }
     }
 
+    /// Finds out which model a vmodel stands for, and whether another is to get the request a second time.
+    pub fn resolve(&mut self) -> Option<Mirrored> {
+        if self.target.model_id.is_some() {
+            return None;
+        }
+        let vmodel_id = &self.target.subject.id;
+        match self.call.plane.table.alias(vmodel_id)? {
+            Alias::One(model_id) => {
+                self.target.model_id = Some((*model_id).into());
+                None
+            }
+            Alias::Split(split) => {
+                let (model_id, shadow_id) = split.next();
+                let shadow_id = shadow_id.filter(|shadow_id| *shadow_id != model_id);
+                let mirrored = shadow_id.map(|shadow_id| Mirrored::new(vmodel_id, shadow_id));
+                self.target.model_id = Some(model_id.into());
+                mirrored
+            }
+        }
+    }
+
+    /// The vmodel may have moved on while Python thought about it.
+    fn resolve_again(&mut self) {
+        let stays = match self.call.plane.table.alias(&self.target.subject.id) {
+            Some(Alias::Split(split)) => split.contains(self.target.model_id()),
+            Some(Alias::One(_)) => false,
+            None => true,
+        };
+        if !stays {
+            self.target.model_id = None;
+            self.resolve();
+        }
+    }
+
+    /// The model that the request went to, as far as it is known.
+    pub fn model_id(&self) -> &str {
+        self.target.model_id()
+    }
+
     /// The request has ended because Python knows no such model.
     pub fn is_missing(&self) -> bool {
         self.missing
@@ -149,21 +190,13 @@ impl<'a> Journey<'a> {
 
     /// Resolves the vmodel and takes a copy of the model's route.
     fn route(&mut self, client: &mut Client) -> Step {
-        if self.target.model_id.is_none() {
-            self.resolve_vmodel();
-        }
+        self.resolve();
         let model = self.target.model_id.as_deref().and_then(|id| self.call.plane.table.get(id));
         let wanted = Wanted { avoid: &self.tried, local_only: self.call.from_peer, prefer_local: self.target.balanced };
         match (model.map_or(Choice::None, |model| model.choose(wanted, epoch_ms())), self.overloaded.take()) {
             (Choice::None | Choice::Full, Some(held)) => give(held, client),
             (Choice::None, None) => Step::ask(Reason::NoRoute, None, String::new()),
             (choice, _) => self.take(choice, client),
-        }
-    }
-
-    fn resolve_vmodel(&mut self) {
-        if let Some(id) = self.call.plane.table.alias(&self.target.subject.id) {
-            self.target.model_id = Some((*id).into());
         }
     }
 
@@ -381,8 +414,7 @@ impl<'a> Journey<'a> {
         if !model_id.is_empty() {
             self.target.model_id = Some(model_id.into());
         } else if self.target.subject.is_vmodel {
-            // The vmodel may have moved on while Python thought about it.
-            self.resolve_vmodel();
+            self.resolve_again();
         }
         match failure.held {
             _ if body.rewind() => step,
@@ -403,6 +435,7 @@ impl<'a> Journey<'a> {
             reason: failure.reason,
             model_id: self.target.subject.id.to_string(),
             is_vmodel: self.target.subject.is_vmodel,
+            resolved_id: if self.target.subject.is_vmodel { self.target.model_id().to_owned() } else { String::new() },
             from_peer: self.call.from_peer,
             method: self.call.method().to_owned(),
             endpoint: failure.endpoint.map_or(-1, i64::from),

@@ -4,6 +4,7 @@
 //! data plane ever takes the GIL.
 
 mod address;
+mod alias;
 mod answer;
 mod body;
 mod caller;
@@ -11,6 +12,7 @@ mod caller_face;
 mod calls;
 mod client;
 mod clock;
+mod compare;
 mod compression;
 mod connection;
 mod endpoint;
@@ -32,12 +34,14 @@ mod plane;
 mod policy;
 mod poll;
 mod settings;
+mod shadow;
 mod shard;
 mod stream;
 mod table;
 mod timeout;
 mod turns;
 mod unary;
+mod values;
 mod wake;
 
 use pyo3::prelude::*;

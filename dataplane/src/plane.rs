@@ -15,6 +15,7 @@ use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::policy::Policy;
 use crate::settings::Settings;
+use crate::shadow::Shadows;
 use crate::table::Table;
 
 pub struct Plane {
@@ -23,6 +24,7 @@ pub struct Plane {
     pub hub: Hub,
     pub calls: Calls,
     pub budget: Budget,
+    pub shadows: Shadows,
     pub shards: Vec<ShardState>,
     policy: Mutex<Arc<Policy>>,
     endpoints: Mutex<HashMap<u32, Arc<Endpoint>>>,
@@ -67,6 +69,7 @@ impl Plane {
             table: Table::new(),
             hub: Hub::new()?,
             calls: Calls::default(),
+            shadows: Shadows::new(),
             budget: Budget { used: AtomicUsize::new(0), most: settings.max_retained_bytes },
             shards: (0..settings.shards).map(|_| shard()).collect(),
             policy: Mutex::default(),

@@ -46,3 +46,12 @@ pub const MAX_RESET_STREAMS: usize = 4096;
 
 /// Connections that one shard opens to one endpoint at most; more only where the endpoint limits the streams of one.
 pub const MAX_UPSTREAM_CONNECTIONS: usize = 32;
+
+/// Requests that are with a shadow at the same time; more are not mirrored.
+pub const MAX_SHADOWS: usize = 64;
+
+/// Bytes of requests and answers that are kept to be compared; without room a request is not mirrored.
+pub const MAX_SHADOW_BYTES: usize = 64 << 20;
+
+/// What a shadow has for its answer, the time for loading it included.
+pub const SHADOW_TIMEOUT: Duration = Duration::from_secs(60);

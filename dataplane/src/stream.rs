@@ -29,13 +29,14 @@ use crate::policy::{Destination, Policy};
 use crate::timeout;
 
 /// One request, as its head tells it.
+#[derive(Clone)]
 pub struct Call {
     pub plane: Arc<Plane>,
     pub shard: usize,
     pub policy: Arc<Policy>,
     path: PathAndQuery,
     pub headers: HeaderMap,
-    arrived: Instant,
+    pub arrived: Instant,
     /// It came in by a listener for peers.
     peers: bool,
     /// A peer forwarded it.
@@ -262,9 +263,16 @@ impl Call {
             }
         };
         let mut journey = Journey::new(self, target);
+        let mirrored = journey.resolve();
+        if let Some(mirrored) = &mirrored {
+            mirrored.prepare(&self.plane, body, client);
+        }
         let ending = journey.run(body, client).await;
         if !self.peers {
             self.observe(&ending, &journey.series(ending.code, epoch_ms()), body);
+        }
+        if let Some(mirrored) = mirrored {
+            mirrored.send(self, journey.model_id(), &ending, body, client);
         }
     }
 

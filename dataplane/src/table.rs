@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
+use crate::alias::Alias;
 use crate::endpoint::Endpoint;
 use crate::lock::lock;
 use crate::model::{Choice, Listed, Model, Usage};
@@ -18,7 +19,7 @@ const PARTS: usize = 512;
 pub struct Table {
     hasher: DefaultHashBuilder,
     models: Vec<Mutex<HashTable<Arc<Model>>>>,
-    aliases: Vec<Mutex<HashMap<Box<str>, Arc<str>>>>,
+    aliases: Vec<Mutex<HashMap<Box<str>, Alias>>>,
     routes: AtomicUsize,
     /// Models whose local copy was used since the last report, or is in use.
     used: Mutex<Vec<Arc<Model>>>,
@@ -159,9 +160,9 @@ impl Table {
         !model.endpoints().is_empty() || self.remove_if_idle(model)
     }
 
-    pub fn set_alias(&self, vmodel_id: &str, model_id: &str) {
+    pub fn set_alias(&self, vmodel_id: &str, alias: Alias) {
         let part = Self::part(self.hash(vmodel_id));
-        lock(&self.aliases[part]).insert(vmodel_id.into(), model_id.into());
+        lock(&self.aliases[part]).insert(vmodel_id.into(), alias);
     }
 
     pub fn remove_alias(&self, vmodel_id: &str) {
@@ -169,7 +170,7 @@ impl Table {
         lock(&self.aliases[part]).remove(vmodel_id);
     }
 
-    pub fn alias(&self, vmodel_id: &str) -> Option<Arc<str>> {
+    pub fn alias(&self, vmodel_id: &str) -> Option<Alias> {
         let part = Self::part(self.hash(vmodel_id));
         lock(&self.aliases[part]).get(vmodel_id).cloned()
     }

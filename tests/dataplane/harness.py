@@ -71,7 +71,7 @@ def is_idle(plane: DataPlane) -> bool:
     totals = plane.totals()
     in_use = [usage.model_id for usage in plane.take_usage() if usage.in_flight]
     counts = (totals.streams, totals.waiting, totals.queued, totals.retained_bytes)
-    return not any(counts) and not in_use
+    return not any(counts) and not totals.shadows and not totals.shadow_bytes and not in_use
 
 
 async def until(condition: Callable[[], bool]) -> None:

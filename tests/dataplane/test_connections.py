@@ -71,7 +71,7 @@ async def test_a_vmodel_moves_from_one_runtime_to_the_next(
     async with planes() as (made,), runtime_of(0) as first:
         old = made.runtime(first.address)
         made.plane.set_route("m0", [old])
-        made.plane.set_alias("v", "m0")
+        made.plane.set_alias("v", [("m0", 1)])
         runtime = first
         async with load(made.clients, (("mm-vmodel-id", "v"),)) as count:
             for generation in range(1, 5):
@@ -80,7 +80,7 @@ async def test_a_vmodel_moves_from_one_runtime_to_the_next(
                 await following.server.start()
                 new = made.runtime(following.address)
                 made.plane.set_route(f"m{generation}", [new])
-                made.plane.set_alias("v", f"m{generation}")
+                made.plane.set_alias("v", [(f"m{generation}", 1)])
                 # A grpcio server that is stopping answers what it has not looked at with CANCELLED.
                 await until(lambda: made.plane.close_local(f"m{generation - 1}") == 0)  # noqa: B023
                 made.plane.remove_endpoint(old)

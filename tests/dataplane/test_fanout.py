@@ -67,7 +67,7 @@ async def test_joined_messages_are_their_merge(
 async def test_ids_in_binary_headers_and_of_vmodels(client: grpc.aio.Channel, routed: Plane) -> None:
     (endpoint,) = routed.plane.route("m")
     routed.plane.set_route("modèle", [endpoint])
-    routed.plane.set_alias("v", "a")
+    routed.plane.set_alias("v", [("a", 1)])
     binary = (("mm-model-id-bin", "modèle".encode()), ("mm-model-id-bin", b"b"))
     assert await call(client, "Model", b"", metadata=binary) == "modèleb".encode()
     vmodels = (("mm-vmodel-id", "v"), ("mm-vmodel-id", "unknown"), ("mm-vmodel-id", "v"))

@@ -56,7 +56,7 @@ async def test_an_id_that_is_not_ascii(client: grpc.aio.Channel, plane: Plane, r
 
 
 async def test_a_vmodel_leads_to_its_model(client: grpc.aio.Channel, plane: Plane, runtime: Runtime) -> None:
-    plane.plane.set_alias("v", "m")
+    plane.plane.set_alias("v", [("m", 1)])
     assert await call(client, "Unary", metadata=(("mm-vmodel-id", "v"),)) == b"hello"
     assert runtime.seen[0]["mm-model-id"] == "m"
 
@@ -128,7 +128,7 @@ async def test_the_runtime_finds_the_models_id_in_every_message(
     compression: grpc.Compression | None,
 ) -> None:
     plane.plane.set_runtime_methods({"test.Echo/Talk": [1], "test.Echo/Unary": [1]})
-    plane.plane.set_alias("v", "m")
+    plane.plane.set_alias("v", [("m", 1)])
     request = inference_pb2.ModelInferRequest(model_name=name, id="7", raw_input_contents=[b"\x01" * 100_000])
     wanted = inference_pb2.ModelInferRequest()
     wanted.CopyFrom(request)

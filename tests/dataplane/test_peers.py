@@ -110,7 +110,7 @@ async def test_a_peer_uses_only_its_own_runtime(client: grpc.aio.Channel, pair: 
 
 
 async def test_a_vmodel_is_resolved_once(client: grpc.aio.Channel, pair: Pair) -> None:
-    pair.entry.plane.set_alias("v", "m")
+    pair.entry.plane.set_alias("v", [("m", 1)])
     await call(client, "Unary", metadata=(("mm-vmodel-id", "v"),))
     samples = {
         (sample.name, sample.model_id, sample.vmodel_id) for sample in pair.owner.plane.take_histograms()

@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from mesh.instance import MetricsSettings
-from mesh.placement import CopyPolicy
+from mesh.placement import UNIT_BYTES, CopyPolicy
 from mesh.registry import ModelRecord
 from tests.instance.meshes import Client, Mesh, eventually
 from tests.instance.scripted_runtime import MIB, ScriptedRuntime
@@ -100,3 +100,42 @@ async def test_a_declared_size_decides_whatever_the_model_server_says(
         await client.infer("c")
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "is smaller than the model, 100.0 MiB" in str(refused.value.details())
+
+
+async def test_a_model_server_that_comes_back_larger_or_smaller_is_used_as_it_is_now(mesh: Mesh) -> None:
+    runtime = ScriptedRuntime(mesh.socket(), capacity=32 * MIB, size=MIB)
+    client = await mesh.add(runtime)
+    observer = await mesh.add(router=True)
+    await mesh.settle()
+    runtime.sizes["large"] = 60 * MIB
+    await client.register("large")
+    await client.register("small")
+    await client.infer("small")
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await client.infer("large")
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+    def seen_capacity() -> int:
+        record = mesh.instances[1].registry.instances[mesh.instances[0].settings.instance_id]
+        return record.capacity * UNIT_BYTES
+
+    async def restart(capacity: int) -> None:
+        await runtime.stop()
+        await eventually(lambda: seen_capacity() == 0)
+        runtime.capacity = capacity
+        await runtime.start()
+        # Less the memory that is kept free for unloads.
+        await eventually(lambda: 0.85 * capacity < seen_capacity() <= capacity)
+
+    await restart(128 * MIB)
+    await client.unregister("large")
+    await client.register("large")
+    assert await observer.infer("large") == b"large:x"
+    assert await observer.infer("small") == b"small:x"
+
+    await restart(16 * MIB)
+    assert await observer.infer("small") == b"small:x"
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await observer.infer("large")
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert runtime.loaded == {"small"}

@@ -1,7 +1,7 @@
 """What holds for one instance's cache whatever happens, in whatever order."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -17,6 +17,7 @@ from mesh.placement import (
     ForgetFailure,
     Instruction,
     KnownSize,
+    LimitsChanged,
     LoadFailed,
     LoadFinished,
     LoadRequested,
@@ -293,8 +294,8 @@ class CacheMachine(RuleBasedStateMachine):
     def pass_time(self, after_ms: int) -> None:
         self.shell.send(Tick(), after_ms)
 
-    @rule(unlikely=st.integers(0, 9))
-    def restart_runtime(self, unlikely: int) -> None:
+    @rule(unlikely=st.integers(0, 9), capacity=st.sampled_from([100, 100, 50, 200]))
+    def restart_runtime(self, unlikely: int, capacity: int) -> None:
         if unlikely == 9:
             self.unloading.clear()
             self.routed.clear()
@@ -302,6 +303,12 @@ class CacheMachine(RuleBasedStateMachine):
             self.shell.in_flight.clear()
             self.lost = 0
             self.shell.send(RuntimeRestarted())
+            cache = self.shell.cache
+            # Loads that had begun are not known to have ended, and some were admitted for another capacity.
+            self.growth["before the restart"] = max(
+                0, cache.used_units - capacity + cache.limits.unload_buffer, cache.resident_units - capacity
+            )
+            self.shell.send(LimitsChanged(replace(cache.limits, capacity=capacity)))
 
     @rule(unlikely=st.integers(0, 19))
     def shut_down(self, unlikely: int) -> None:

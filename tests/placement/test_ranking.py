@@ -78,13 +78,14 @@ def merits(view: InstanceView, pending: Pending, units: int) -> Merits:
     return Merits(view, free, view.models + pending.loads, loads, full, loads // (threads * 4))
 
 
-def can_take(one: Merits, request: PlacementRequest, avoid: frozenset[str]) -> bool:
+def can_take(one: Merits, request: PlacementRequest, avoid: frozenset[str], choosy: bool) -> bool:
     view = one.view
     rule = RULES.rule(request.model_type)
     crowded = one.full and one.free < (request.units or DEFAULT)
     return not (
-        view.instance_id in request.excluded
-        or view.instance_id in avoid
+        request.excluded.get(view.instance_id, Exclusion.NOT_SERVED) is not Exclusion.NOT_SERVED
+        or (choosy and view.instance_id in request.excluded)
+        or (choosy and view.instance_id in avoid)
         or view.shutting_down
         or not rule.required <= view.labels
         or request.units > view.capacity_units
@@ -102,12 +103,13 @@ def shortlist(
     reservations: Reservations,
     request: PlacementRequest,
     avoid: frozenset[str],
+    choosy: bool = True,
 ) -> list[str]:
     """The instances to draw from, by sorting all of them."""
     everyone = [merits(view, reservations.pending(view.instance_id), request.units) for view in views]
-    possible = sorted((one for one in everyone if can_take(one, request, avoid)), key=Merits.order)
+    possible = sorted((one for one in everyone if can_take(one, request, avoid, choosy)), key=Merits.order)
     if not possible:
-        return [] if not avoid else shortlist(views, reservations, request, frozenset())
+        return shortlist(views, reservations, request, avoid, choosy=False) if choosy else []
     best = possible[0]
     pool = [one for one in possible if one.full == best.full]
 

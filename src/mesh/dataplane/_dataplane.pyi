@@ -18,7 +18,9 @@ __all__ = [
     "TIME_BOUNDS_MS",
     "Ask",
     "Caller",
+    "Comparison",
     "DataPlane",
+    "Difference",
     "HistogramSample",
     "Server",
     "Totals",
@@ -43,6 +45,9 @@ class Ask:
     #: The id in the request: of a model, or of a vmodel where ``is_vmodel``. Ids in ``-bin`` headers are UTF-8.
     model_id: str
     is_vmodel: bool
+    #: Of a vmodel's request, the model that its alias led to; empty where it has none. Where the alias splits requests,
+    #: it is up to Python that the request gets to this model, and to none that the vmodel has left meanwhile.
+    resolved_id: str
     #: The request came from a peer that believes this instance to have a copy: it must not be sent to another peer.
     from_peer: bool
     #: Full method name, ``package.Service/Method``.
@@ -96,6 +101,50 @@ class Usage:
     service_ms: float
 
 @final
+class Comparison:
+    """What became of the requests of one vmodel that were to be mirrored to one model, since the last batch.
+
+    An answer is equal where its message is, or differs only in that each has its own model's id in a field.
+    """
+
+    vmodel_id: str
+    #: The shadow: the model that gets requests a second time.
+    model_id: str
+    #: Requests that both models answered with OK: ``equal + different``.
+    compared: int
+    equal: int
+    different: int
+    #: The shadow answered with another status, or not within a minute.
+    shadow_failed: int
+    #: The client's request ended with another status than OK; it was not mirrored.
+    primary_failed: int
+    #: Not compared for want of room, or no unary call with exactly one message in each direction.
+    dropped: int
+    #: Milliseconds that clients waited for the answers of all ``compared`` together.
+    primary_ms: float
+    #: The same of the shadow, with what it took to load it.
+    shadow_ms: float
+    #: The first few that were different or where the shadow failed.
+    differences: list[Difference]
+
+@final
+class Difference:
+    """One request whose shadow answered otherwise."""
+
+    #: Full method name.
+    method: str
+    #: The model that the client's request went to.
+    model_id: str
+    #: Size of its message, without compression.
+    primary_bytes: int
+    primary_ms: float
+    #: gRPC status code and message of the shadow; 0 and "" where it answered.
+    shadow_code: int
+    shadow_message: str
+    shadow_bytes: int
+    shadow_ms: float
+
+@final
 class HistogramSample:
     """One series of a histogram, cumulative since the start of the process."""
 
@@ -133,6 +182,9 @@ class Totals:
     replayed: int
     #: Resident size of the route table is about 200 bytes each.
     routes: int
+    #: Mirrored requests that have not been answered, and the bytes of messages that are kept for comparing.
+    shadows: int
+    shadow_bytes: int
 
 @final
 class DataPlane:
@@ -257,8 +309,25 @@ class DataPlane:
     def local_in_flight(self, model_id: str) -> int:
         """Returns: requests at or queued for the local runtime, also after its copy left the route."""
 
-    def set_alias(self, vmodel_id: str, model_id: str) -> None:
-        """Requests for the vmodel go to the model."""
+    def set_alias(
+        self,
+        vmodel_id: str,
+        targets: Sequence[tuple[str, int]],
+        mirror: tuple[str, float] | None = None,
+    ) -> None:
+        """Requests for the vmodel go to one of the models.
+
+        Args:
+            targets: models with their weights. Each gets its part of any run of requests: evenly, not by chance. A
+                request that has been given to one stays with it.
+            mirror: a model that gets a share, above 0 and at most 1, of the vmodel's unary requests a second time once
+                they have been answered; see `take_comparisons`. It changes nothing of what the client gets, or when.
+                At most 64 at once are under way, and 64 MiB of messages kept, for all mirrors together. Streams, and
+                requests for several models, are not mirrored.
+        """
+
+    def alias(self, vmodel_id: str) -> list[str]:
+        """Returns: the models that the vmodel's requests go to, without the mirror; empty where it has no alias."""
 
     def remove_alias(self, vmodel_id: str) -> None: ...
     def take_events(self) -> list[Ask]:
@@ -293,6 +362,9 @@ class DataPlane:
 
     def take_usage(self) -> list[Usage]:
         """Returns: local copies used since the last call, and those with requests in flight now."""
+
+    def take_comparisons(self) -> list[Comparison]:
+        """Returns: what came of mirrored requests since the last call; vmodels that had none are not in it."""
 
     def take_histograms(self) -> list[HistogramSample]:
         """Returns: every live series. Does not reset them."""

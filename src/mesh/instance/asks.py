@@ -111,7 +111,7 @@ class Asks:
         if not ask.is_vmodel:
             await self._decide_for(ask, ask.model_id)
             return
-        model_id = await self._active_model(ask.model_id)
+        model_id = await self._model_of(ask)
         try:
             await self._decide_for(ask, model_id)
         except MeshError as error:
@@ -166,6 +166,12 @@ class Asks:
             await self._decide_here(ask, model_id)
         else:
             await self._decide_anywhere(ask, model_id)
+
+    async def _model_of(self, ask: Ask) -> str:
+        """The model that a vmodel's request was given to, unless the vmodel has left that."""
+        if ask.resolved_id and ask.resolved_id in self._dataplane.alias(ask.model_id):
+            return ask.resolved_id
+        return await self._active_model(ask.model_id)
 
     async def _active_model(self, vmodel_id: str) -> str:
         """The model that a vmodel stands for, where the data plane has no alias for it."""

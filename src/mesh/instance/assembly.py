@@ -5,8 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-import grpc
-
 from mesh.dataplane import DataPlane
 from mesh.instance import logs
 from mesh.instance.admin_service import AdminService
@@ -26,6 +24,7 @@ from mesh.instance.inbox import Inbox
 from mesh.instance.loader import Loader
 from mesh.instance.management import ManagementService
 from mesh.instance.metrics import InstanceCollector, Metrics
+from mesh.instance.model_server import Restarts, cache_limits, connect
 from mesh.instance.peer_service import PeerService
 from mesh.instance.peers import Peers
 from mesh.instance.placer import Placer
@@ -40,7 +39,6 @@ from mesh.instance.usage import Rates
 from mesh.instance.vmodels import ReferenceAudit, Transitions, VModelRecords, VModels
 from mesh.placement import (
     Bootstrap,
-    CacheLimits,
     DecisionRing,
     LoadTimes,
     LocalCache,
@@ -49,7 +47,7 @@ from mesh.placement import (
     to_units,
 )
 from mesh.registry import Registry
-from mesh.runtimes import LOST_MODEL_RULES, ModelRuntime, OpenChannel, RuntimeParameters
+from mesh.runtimes import ModelRuntime, OpenChannel, RuntimeParameters
 
 #: What a pure router assumes, having no model server to tell: model size in bytes, load time in milliseconds.
 ROUTER_DEFAULT_MODEL_BYTES = 1 << 20
@@ -74,6 +72,7 @@ class Parts:
     self_view: SelfView
     publisher: Publisher
     candidates: Candidates
+    restarts: Restarts | None
     placer: Placer
     catalog: Catalog
     copies: CopyControl
@@ -137,10 +136,10 @@ def assemble(
             reconciliation.copy_changed(model_id)
 
     if runtime is not None and parameters is not None:
-        local.endpoint = _connect_runtime(dataplane, runtime, parameters)
+        local.endpoint = connect(dataplane, runtime, parameters)
         chronicle = Chronicle(ring, metrics, now_ms)
         loader = Loader(
-            LocalCache(_limits(settings, parameters), settings.eviction.policy),
+            LocalCache(cache_limits(settings.eviction, parameters), settings.eviction.policy),
             ServerCalls(runtime, metrics, load_times.add, steady_ms),
             dataplane,
             registration,
@@ -167,7 +166,6 @@ def assemble(
     self_view = SelfView(
         settings,
         loader,
-        parameters.max_loading_concurrency if parameters else 0,
         rates,
         now_ms(),
         peer_address,
@@ -279,6 +277,9 @@ def assemble(
         self_view=self_view,
         publisher=publisher,
         candidates=candidates,
+        restarts=Restarts(settings.eviction, dataplane, loader, candidates, load_times)
+        if loader is not None
+        else None,
         placer=placer,
         catalog=catalog,
         copies=copies,
@@ -292,36 +293,3 @@ def assemble(
         ),
         dynamic=dynamic,
     )
-
-
-def _limits(settings: Settings, parameters: RuntimeParameters) -> CacheLimits:
-    return CacheLimits.from_runtime(
-        capacity_bytes=parameters.capacity_bytes,
-        default_model_size_bytes=parameters.default_model_size_bytes,
-        max_loading_concurrency=parameters.max_loading_concurrency,
-        loading_timeout_ms=parameters.loading_timeout_ms,
-        min_churn_age_ms=settings.eviction.min_churn_age_ms,
-        failure_expiry_ms=settings.eviction.load_failure_expiry_ms,
-    )
-
-
-def _connect_runtime(dataplane: DataPlane, runtime: ModelRuntime, parameters: RuntimeParameters) -> int:
-    """Makes the model server known to the data plane; returns its endpoint."""
-    dataplane.set_runtime_methods(
-        {method: tuple(path) for method, path in parameters.methods.items()},
-        allow_any=parameters.allow_any_method,
-    )
-    dataplane.set_status_rules(
-        [
-            *((_number(code), prefix, suffix, "lost") for code, prefix, suffix in LOST_MODEL_RULES),
-            (_number(grpc.StatusCode.UNAVAILABLE), "", "", "unavailable"),
-            # What a server of gRPC's own answers to its last requests when it is stopped.
-            (_number(grpc.StatusCode.CANCELLED), "", "", "unavailable"),
-            (_number(grpc.StatusCode.RESOURCE_EXHAUSTED), "", "", "exhausted"),
-        ]
-    )
-    return dataplane.add_endpoint(runtime.serving_address, "runtime", "runtime")
-
-
-def _number(code: grpc.StatusCode) -> int:
-    return int(code.value[0])

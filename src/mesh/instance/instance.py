@@ -283,8 +283,13 @@ class Instance:
                     parts.self_view.runtime_up = False
                     loader.set_available(False)
                     loader.lost_all()
-                case RuntimeReturned():
-                    log.info("model server is back")
+                case RuntimeReturned(parameters=now):
+                    log.info(
+                        "model server is back",
+                        extra={"capacity_bytes": now.capacity_bytes, "version": now.version},
+                    )
+                    if parts.restarts is not None:
+                        parts.restarts.returned(now)
                     parts.self_view.runtime_up = True
                     loader.set_available(True)
             parts.publisher.changed()

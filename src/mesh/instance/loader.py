@@ -23,6 +23,7 @@ from mesh.instance.server_calls import ServerCalls
 from mesh.instance.usage import Rates
 from mesh.placement import (
     UNKNOWN_SIZE,
+    CacheLimits,
     CancelLoad,
     CloseCopy,
     CopyBusy,
@@ -34,6 +35,7 @@ from mesh.placement import (
     ForgetFailure,
     Instruction,
     KnownSize,
+    LimitsChanged,
     LoadFailed,
     LoadRequested,
     LocalCache,
@@ -235,6 +237,10 @@ class Loader:
         for copy in self.cache.copies():
             if copy.state in _NOT_BEGUN:
                 self.remove(copy.model_id, RemovalReason.RUNTIME_LOST)
+
+    def set_limits(self, limits: CacheLimits) -> None:
+        """From now on the model server has this much for models, and loads as many at once."""
+        self.handle(LimitsChanged(limits))
 
     def set_available(self, available: bool) -> None:
         """Whether the model server is there; while it is not, loads are refused."""

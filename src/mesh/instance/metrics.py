@@ -316,6 +316,8 @@ class InstanceCollector(Collector):
             "data_plane_forwarded": ("Requests sent to another instance since the start", now.forwarded),
             "data_plane_replayed": ("Requests sent again since the start", now.replayed),
             "data_plane_routes": ("Models with a route", now.routes),
+            "data_plane_shadows": ("Mirrored requests that are not answered yet", now.shadows),
+            "data_plane_shadow_bytes": ("Bytes of messages kept to compare answers", now.shadow_bytes),
         }
 
 

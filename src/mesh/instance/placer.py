@@ -123,7 +123,8 @@ class Placer:
             last_used_ms: epoch milliseconds of the use that asks.
             urgent: a request waits.
             balanced: the caller spreads its requests over the instances by itself.
-            tried: instances that turned out not to serve the model; what they are listed with is no obstacle.
+            tried: instances that turned out not to serve the model; what they are listed with is no obstacle. Others
+                are preferred to them, and this one is out of the question.
 
         Raises:
             MeshError: not registered, refused everywhere, or the load failed.
@@ -135,7 +136,10 @@ class Placer:
                 last_used_ms,
                 urgent,
                 balanced,
-                excluded=dict.fromkeys(tried, Exclusion.TRIED),
+                excluded={
+                    instance_id: Exclusion.TRIED if instance_id == self._instance_id else Exclusion.NOT_SERVED
+                    for instance_id in tried
+                },
                 beside=set(tried),
             )
             placing = asyncio.get_running_loop().create_task(self._place(attempt))

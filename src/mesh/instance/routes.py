@@ -250,7 +250,7 @@ class Routes:
             for instance_id in self._copies_of(new.active):
                 if (peer := self._peers.get(instance_id)) is not None:
                     self.note_loaded(new.active, peer)
-        self._dataplane.set_alias(vmodel_id, new.active)
+        self._dataplane.set_alias(vmodel_id, [(new.active, 1)])
 
     def _copies_of(self, model_id: str) -> Iterable[str]:
         record = self._registry.models.get(model_id)

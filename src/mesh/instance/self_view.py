@@ -17,7 +17,6 @@ class SelfView:
 
     Args:
         loader: None for a pure router.
-        loader_threads: loads at once.
         rates: of the requests to its copies.
         started_ms: epoch milliseconds.
         endpoint: ``host:port`` where peers reach it, once it is known.
@@ -31,14 +30,12 @@ class SelfView:
         self,
         settings: Settings,
         loader: Loader | None,
-        loader_threads: int,
         rates: Rates,
         started_ms: int,
         endpoint: Callable[[], str],
     ) -> None:
         self._settings = settings
         self._loader = loader
-        self._loader_threads = loader_threads
         self._rates = rates
         self._started_ms = started_ms
         self._endpoint = endpoint
@@ -68,7 +65,7 @@ class SelfView:
             count=len(cache),
             capacity=cache.capacity_units,
             used=cache.used_units + cache.pending_units,
-            loading_threads=self._loader_threads,
+            loading_threads=cache.limits.loader_threads,
             loads_in_progress=cache.loads_in_progress,
         )
 

@@ -137,7 +137,8 @@ class Attempt:
         for instance_id in copies:
             excluded.setdefault(instance_id, Exclusion.HAS_COPY)
         for instance_id in suspects:
-            excluded.setdefault(instance_id, Exclusion.SUSPECT)
+            if excluded.get(instance_id, Exclusion.NOT_SERVED) is Exclusion.NOT_SERVED:
+                excluded[instance_id] = Exclusion.SUSPECT
         return PlacementRequest(
             self.model_id,
             model_type,

@@ -66,7 +66,6 @@ class LocalCache:
     """
 
     def __init__(self, limits: CacheLimits, policy: EvictionPolicy | None = None) -> None:
-        self.limits = limits
         self._books = Books(limits, policy or EvictionPolicy())
         self._departures = Departures(self._books)
         self._room = Room(self._books, self._departures)
@@ -95,6 +94,7 @@ class LocalCache:
             ev.UnloadFailed: self._unload_failed,
             ev.RuntimeLost: self._runtime_lost,
             ev.RuntimeRestarted: self._runtime_restarted,
+            ev.LimitsChanged: self._limits_changed,
             ev.ShutdownStarted: self._shutdown_started,
             ev.Tick: self._tick,
         }
@@ -125,6 +125,11 @@ class LocalCache:
         return out
 
     # What is known
+
+    @property
+    def limits(self) -> CacheLimits:
+        """What it may hold, as the runtime last told."""
+        return self._books.limits
 
     @property
     def capacity_units(self) -> int:
@@ -459,6 +464,11 @@ class LocalCache:
             self._lose(entry, "the runtime restarted")
         for successor in self._departures.runtime_restarted():
             self._queue.push(successor)
+
+    def _limits_changed(self, event: ev.LimitsChanged) -> None:
+        self._books.limits = event.limits
+        self._books.memory.set_limits(event.limits)
+        self._room.over("", do.EvictionReason.CAPACITY_CHANGED)
 
     def _lose(self, entry: Entry, why: str) -> None:
         self._books.out.append(do.Deregister(entry.model_id, why))

@@ -7,6 +7,7 @@ never taken for one about its successor.
 from dataclasses import dataclass
 from enum import StrEnum
 
+from mesh.placement.limits import CacheLimits
 from mesh.placement.sizes import UNKNOWN_SIZE, KnownSize
 
 
@@ -209,6 +210,13 @@ class RuntimeRestarted:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitsChanged:
+    """The runtime has come back with other figures; what does not fit any more is evicted."""
+
+    limits: CacheLimits
+
+
+@dataclass(frozen=True, slots=True)
 class ShutdownStarted:
     """No load is begun any more; those that have not reached the runtime are refused. Copies stay."""
 
@@ -236,6 +244,7 @@ Event = (
     | UnloadFailed
     | RuntimeLost
     | RuntimeRestarted
+    | LimitsChanged
     | ShutdownStarted
     | Tick
 )

@@ -53,6 +53,8 @@ class EvictionReason(StrEnum):
     OVERSIZED = "oversized"
     #: Memory was lost to a model that cannot be unloaded.
     CAPACITY_LOST = "capacity_lost"
+    #: The runtime has less memory since it was restarted.
+    CAPACITY_CHANGED = "capacity_changed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,10 @@ class LoadTimes:
         self._default_ms = float(default_assume_loaded_ms(loading_timeout_ms))
         self._times: dict[str, _Times] = {}
 
+    def timeout_changed(self, loading_timeout_ms: int) -> None:
+        """Types without samples are judged by this timeout from now on."""
+        self._default_ms = float(default_assume_loaded_ms(loading_timeout_ms))
+
     def add(self, model_type: str, elapsed_ms: float) -> None:
         """Takes in how long one load took."""
         times = self._times.get(model_type)

@@ -16,12 +16,16 @@ class Memory:
     __slots__ = ("_buffer", "_total", "lost", "resident", "unloading", "used")
 
     def __init__(self, limits: CacheLimits) -> None:
-        self._total = limits.capacity
-        self._buffer = limits.unload_buffer
+        self.set_limits(limits)
         self.used = 0
         self.resident = 0
         self.unloading = 0
         self.lost = 0
+
+    def set_limits(self, limits: CacheLimits) -> None:
+        """The runtime has this much."""
+        self._total = limits.capacity
+        self._buffer = limits.unload_buffer
 
     @property
     def capacity(self) -> int:

@@ -162,13 +162,27 @@ class RankedInstances:
         constraints: TypeConstraints = _NO_CONSTRAINTS,
         instances: Iterable[InstanceView] = (),
     ) -> None:
-        self.default_model_units = default_model_units
+        self._default_model_units = default_model_units
         self._constraints = constraints
         self._views: dict[str, InstanceView] = {}
         self._groups: dict[tuple[Labels, str], Group] = {}
         self._eligible: dict[str, Eligible] = {}
         for view in instances:
             self.put(view)
+
+    @property
+    def default_model_units(self) -> int:
+        """Assumed size of a model of which nothing is known; may be replaced at any time."""
+        return self._default_model_units
+
+    @default_model_units.setter
+    def default_model_units(self, units: int) -> None:
+        if units == self._default_model_units:
+            return
+        self._default_model_units = units
+        for view in list(self._views.values()):
+            self._leave(view)
+            self._enter(view)
 
     @property
     def constraints(self) -> TypeConstraints:
@@ -192,13 +206,8 @@ class RankedInstances:
             return
         if before is not None:
             self._leave(before)
-        key = (view.labels, view.zone)
-        group = self._groups.get(key)
-        if group is None:
-            group = self._groups[key] = Group(*key)
-            self._eligible.clear()
         self._views[view.instance_id] = view
-        group.add(Standing(view, self.default_model_units))
+        self._enter(view)
 
     def remove(self, instance_id: str) -> None:
         """Forgets an instance; unknown ones are fine."""
@@ -249,6 +258,14 @@ class RankedInstances:
 
     def __len__(self) -> int:
         return len(self._views)
+
+    def _enter(self, view: InstanceView) -> None:
+        key = (view.labels, view.zone)
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = Group(*key)
+            self._eligible.clear()
+        group.add(Standing(view, self._default_model_units))
 
     def _leave(self, view: InstanceView) -> None:
         key = (view.labels, view.zone)

@@ -20,6 +20,7 @@ _EXCLUSIONS = {
     Exclusion.FAILED: ("the model failed to load there", PlacementReason.ALL_EXCLUDED),
     Exclusion.TRIED: ("was tried for this request already", PlacementReason.ALL_EXCLUDED),
     Exclusion.EXCLUDED: ("was excluded by the caller", PlacementReason.ALL_EXCLUDED),
+    Exclusion.NOT_SERVED: ("did not serve this request a moment ago", PlacementReason.ALL_EXCLUDED),
     Exclusion.SUSPECT: ("did not answer a moment ago", PlacementReason.NO_INSTANCES),
 }
 
@@ -80,6 +81,8 @@ class Search:
         self._laden = laden
         self._filters = filters
         self._avoid = avoid
+        #: Whether those are left out that are taken only where there is no other.
+        self._choosy = True
         self._policy = policy
         self._eligible = ranked.eligible(request.model_type)
         self._required = ranked.constraints.rule(request.model_type).required
@@ -87,8 +90,8 @@ class Search:
         #: Whether all that can take it are full; others do not count then.
         self._full = False
         self._lanes = self._possible()
-        if not self._lanes and avoid:
-            self._avoid = ()
+        if not self._lanes:
+            self._choosy = False
             self._lanes = self._possible()
         #: What is left of the lanes when the wishes have been heard.
         self._considered = self._lanes
@@ -161,11 +164,13 @@ class Search:
     def refusal(self, standing: Standing) -> tuple[str, PlacementReason] | None:
         """Why an instance cannot take the model; None where it can."""
         view, request = standing.view, self._request
-        if (exclusion := request.excluded.get(view.instance_id)) is not None:
+        if (exclusion := request.excluded.get(view.instance_id)) is not None and (
+            self._choosy or exclusion is not Exclusion.NOT_SERVED
+        ):
             return _EXCLUSIONS[exclusion]
         if view.shutting_down:
             return "is shutting down", PlacementReason.NO_INSTANCES
-        if view.instance_id in self._avoid:
+        if self._choosy and view.instance_id in self._avoid:
             return "its replica set is being replaced", PlacementReason.ALL_EXCLUDED
         if not self._required <= view.labels:
             lacking = ", ".join(sorted(self._required - view.labels))

@@ -50,6 +50,8 @@ class Exclusion(StrEnum):
     TRIED = "tried"
     EXCLUDED = "excluded"
     SUSPECT = "suspect"
+    #: A request found no copy there. It is no place for the model only as long as there are others.
+    NOT_SERVED = "not_served"
 
 
 @dataclass(frozen=True, slots=True)
