@@ -9,12 +9,16 @@ from typing import Protocol
 
 import pytest
 
+from tests.servers import azure as azure_server
 from tests.servers import etcd as etcd_server
+from tests.servers import gcs as gcs_server
 from tests.servers import mlserver as ml_server
 from tests.servers import s3 as s3_server
 from tests.servers import triton as triton_server
+from tests.servers.azure import AzureServer
 from tests.servers.cache import Recipe, ServerUnavailableError
 from tests.servers.etcd import EtcdCluster, EtcdServer, RootUser
+from tests.servers.gcs import GcsServer
 from tests.servers.mlserver import MLServer
 from tests.servers.s3 import S3Server
 from tests.servers.tls import Certificates
@@ -23,7 +27,9 @@ from tests.servers.triton import TritonServer
 # The fixtures below that stand for an installed program. Before the first test, those that the chosen tests
 # use are installed: an installation takes longer than any test may.
 PROGRAMS: dict[str, Callable[[], Recipe]] = {
+    "azure_program": azure_server.recipe,
     "etcd_program": etcd_server.recipe,
+    "gcs_program": gcs_server.recipe,
     "mlserver_program": ml_server.recipe,
     "s3_program": s3_server.recipe,
     "triton_program": triton_server.recipe,
@@ -178,6 +184,36 @@ def s3_program() -> Path:
 def s3(s3_program: Path, tmp_path: Path) -> Iterator[S3Server]:
     """A started S3 server without buckets, of the test's own."""
     server = S3Server(s3_program, tmp_path / "s3")
+    server.start()
+    yield server
+    server.process.kill()
+
+
+@pytest.fixture(scope="session")
+def gcs_program() -> Path:
+    """The folder with the program ``fake-gcs-server``."""
+    return _program("gcs_program")
+
+
+@pytest.fixture(scope="module")
+def gcs(gcs_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsServer]:
+    """A started Google Cloud Storage without buckets, one for the tests of a module."""
+    server = GcsServer(gcs_program, tmp_path_factory.mktemp("gcs"))
+    server.start()
+    yield server
+    server.process.kill()
+
+
+@pytest.fixture(scope="session")
+def azure_program() -> Path:
+    """The folder with Azurite."""
+    return _program("azure_program")
+
+
+@pytest.fixture(scope="module")
+def azure(azure_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServer]:
+    """A started Azure Blob Storage without containers, one for the tests of a module."""
+    server = AzureServer(azure_program, tmp_path_factory.mktemp("azure"))
     server.start()
     yield server
     server.process.kill()

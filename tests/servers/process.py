@@ -205,3 +205,14 @@ def http_ok(url: str, context: SSLContext | None = None) -> bool:
             return bool(200 <= answer.status < 300)
     except (OSError, urllib.error.URLError):
         return False
+
+
+def http_answers(url: str) -> bool:
+    """Whether a GET of the address is answered within a second, with whatever status."""
+    try:
+        urllib.request.urlopen(url, timeout=1).close()
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, urllib.error.URLError):
+        return False
+    return True

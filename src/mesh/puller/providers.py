@@ -3,13 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mesh.puller.azure import open_azure
 from mesh.puller.failure import Code, PullFailure
+from mesh.puller.gcs import open_gcs
 from mesh.puller.local import LocalProvider
 from mesh.puller.provider import Provider, ProviderFactory, Workshop
 from mesh.puller.pvc import PvcProvider
 from mesh.puller.s3 import open_s3
 
 PROVIDERS: Mapping[str, ProviderFactory] = {
+    "azure": open_azure,
+    "gcs": open_gcs,
     "local": LocalProvider,
     "pvc": PvcProvider,
     "s3": open_s3,
