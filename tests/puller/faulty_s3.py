@@ -103,16 +103,17 @@ class _Handler(BaseHTTPRequestHandler):
         if self.headers.get("if-match") not in {None, e_tag}:
             self._error(412, "PreconditionFailed")
             return
-        start = 0
+        start, end, partial = 0, len(content), False
         if (wanted := self.headers.get("range")) and fault != "ignore-range":
-            start = int(wanted.removeprefix("bytes=").partition("-")[0])
-        body = content[start:]
-        self.send_response(206 if start else 200)
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start, end, partial = int(first), min(end, int(last) + 1) if last else end, True
+        body = content[start:end]
+        self.send_response(206 if partial else 200)
         self.send_header("etag", e_tag)
         self.send_header("last-modified", "Mon, 01 Jan 2024 00:00:00 GMT")
         self.send_header("content-length", str(len(body)))
-        if start:
-            self.send_header("content-range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        if partial:
+            self.send_header("content-range", f"bytes {start}-{end - 1}/{len(content)}")
         self.end_headers()
         if self.command == "HEAD":
             return

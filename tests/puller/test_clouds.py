@@ -109,9 +109,7 @@ async def test_azure_refuses_a_stranger_instead_of_finding_nothing(
     tmp_path: Path, make_puller: MakePuller, azure: AzureServer
 ) -> None:
     azure.put("models", MODEL)
-    configure(
-        tmp_path, type="azure", container="models", account_name=ACCOUNT, endpoint_url=azure.endpoint
-    )
+    configure(tmp_path, type="azure", container="models", account_name=ACCOUNT, endpoint_url=azure.endpoint)
     failure = await refusal(make_puller(), "wine")
     assert failure.code in {Code.PERMISSION_DENIED, Code.UNAUTHENTICATED}
 

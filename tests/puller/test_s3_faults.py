@@ -122,6 +122,23 @@ async def test_a_change_in_the_middle_is_noticed(make_puller: MakePuller, store:
     assert Path(pulled.path).read_bytes() == b"a" * 100_000 + b"!"
 
 
+async def test_a_large_object_is_put_together_from_pieces(make_puller: MakePuller, store: FaultyS3) -> None:
+    store.objects = {"m/big": bytes(range(251)) * 4001, "m/small": b"s"}
+    store.faults["m/big"] = ["truncate", "503", "", "truncate"]
+    puller = make_puller(piece_bytes=100_000)
+    pulled = await puller.pull("m", "m", key_for(store))
+    assert Path(pulled.path, "big").read_bytes() == store.objects["m/big"]
+    assert pulled.disk_size_bytes == 251 * 4001 + 1
+    assert len([key for _, key in store.requests if key == "m/big"]) >= 10
+
+
+async def test_pieces_are_of_one_object(make_puller: MakePuller, store: FaultyS3) -> None:
+    store.objects = {"m": b"a" * 1_000_000}
+    store.faults["m"] = ["", "", "", "change"]
+    pulled = await make_puller(piece_bytes=100_000, max_downloads=1).pull("m", "m", key_for(store))
+    assert Path(pulled.path).read_bytes() == b"a" * 1_000_000 + b"!"
+
+
 async def test_a_stalled_transfer_is_broken_off(make_puller: MakePuller, store: FaultyS3) -> None:
     store.objects = {"m/a": b"content"}
     store.faults["m/a"] = ["stall"]

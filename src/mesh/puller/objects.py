@@ -1,12 +1,7 @@
 """Models in an object store, whichever it is: what belongs to a path, and how it is fetched."""
 
-import asyncio
-import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from io import BufferedWriter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import obstore
 import obstore.store
@@ -16,30 +11,9 @@ from mesh.puller.failure import Code, PullFailure
 from mesh.puller.names import check_name, split_path
 from mesh.puller.object_errors import Errors
 from mesh.puller.provider import Advance, Workshop
-
-if TYPE_CHECKING:
-    from obstore import GetOptions, ObjectMeta
+from mesh.puller.transfers import RemoteFile, Transfers, plain_e_tag
 
 _LIST_CHUNK = 1000
-_WRITE_BYTES = 4 << 20
-"""Bytes that go to the disk at once; with the number of downloads this bounds the memory that pulls take."""
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteFile:
-    """An object, and the local file it becomes.
-
-    Attributes:
-        key: in the bucket.
-        name: segments below the target; none where the object is the target.
-        size: in bytes.
-        e_tag: of its content, without the quotes; empty where the store tells none.
-    """
-
-    key: str
-    name: tuple[str, ...]
-    size: int
-    e_tag: str
 
 
 class ObjectProvider:
@@ -89,7 +63,7 @@ class ObjectProvider:
             async for chunk in obstore.list(self._store, key or None, chunk_size=_LIST_CHUNK):
                 for meta in chunk:
                     name = tuple(meta["path"].split("/")[depth:])
-                    found.append(RemoteFile(meta["path"], name, meta["size"], _e_tag(meta)))
+                    found.append(RemoteFile(meta["path"], name, meta["size"], plain_e_tag(meta)))
                 if len(found) > limit:
                     raise PullFailure(
                         Code.INVALID_ARGUMENT,
@@ -107,7 +81,7 @@ class ObjectProvider:
             return ()
         except (BaseError, OSError, ValueError) as error:
             raise denied or self._errors.of(error, f"look up '{key}'") from None
-        return (RemoteFile(key, (), meta["size"], _e_tag(meta)),)
+        return (RemoteFile(key, (), meta["size"], plain_e_tag(meta)),)
 
 
 def without_markers(listed: Sequence[RemoteFile]) -> Sequence[RemoteFile]:
@@ -146,8 +120,7 @@ class ObjectSource:
         workshop: Workshop,
     ) -> None:
         self._files = files
-        self._store = store
-        self._errors = errors
+        self._transfers = Transfers(store, errors, workshop)
         self._workshop = workshop
 
     @property
@@ -163,99 +136,4 @@ class ObjectSource:
         """
         if any(file.name for file in self._files):
             await self._workshop.run(target.mkdir)
-        waiting = iter(self._files)
-        workers = min(len(self._files), self._workshop.settings.max_downloads)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(workers):
-                    group.create_task(self._work(waiting, target, advance))
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-
-    async def _work(self, waiting: Iterator[RemoteFile], target: Path, advance: Advance) -> None:
-        for file in waiting:
-            async with self._workshop.downloads:
-                await self._fetch(file, target.joinpath(*file.name), advance)
-
-    async def _fetch(self, file: RemoteFile, target: Path, advance: Advance) -> None:
-        settings = self._workshop.settings
-        delay = settings.retry_delay_s
-        for attempt in range(1, settings.attempts + 1):
-            transfer = _Transfer(advance)
-            try:
-                await self._attempt(file, target, transfer)
-            except _BrokenBody as broken:
-                transfer.take_back()
-                if attempt == settings.attempts:
-                    raise broken.failure from None
-            else:
-                return
-            # Those that broke together must not come back together.
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311
-            delay = min(2 * delay, settings.max_retry_delay_s)
-
-    async def _attempt(self, file: RemoteFile, target: Path, transfer: "_Transfer") -> None:
-        what = f"fetch '{file.key}'"
-        # A weak tag matches nothing; the comparison below has to do then.
-        options: GetOptions = {"if_match": f'"{file.e_tag}"'} if file.e_tag and file.e_tag[:2] != "W/" else {}
-        try:
-            answer = await obstore.get_async(self._store, file.key, options=options)
-        except FileNotFoundError:
-            if file.size == 0:
-                return  # the listed key ended in "/": it stands for an empty directory
-            raise self._errors.changed(file.key) from None
-        except (BaseError, OSError, ValueError) as error:
-            raise self._errors.of(error, what) from None
-        if answer.meta["size"] != file.size or (file.e_tag and _e_tag(answer.meta) != file.e_tag):
-            raise self._errors.changed(file.key)
-        output = await self._workshop.run(_create, target)
-        try:
-            chunks = aiter(answer.stream(min_chunk_size=_WRITE_BYTES))
-            while True:
-                try:
-                    chunk = await anext(chunks, None)
-                except (BaseError, OSError, ValueError) as error:
-                    failure = self._errors.of(error, what)
-                    if failure.code in {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED}:
-                        raise _BrokenBody(failure) from None
-                    raise failure from None
-                if chunk is None:
-                    break
-                await self._workshop.run(output.write, chunk)
-                transfer.advance(len(chunk))
-        finally:
-            await self._workshop.run(output.close)
-        if transfer.bytes != file.size:
-            raise _BrokenBody(self._errors.cut_short(file.key, transfer.bytes, file.size))
-
-
-def _e_tag(meta: "ObjectMeta") -> str:
-    # Not all stores put the quotes that belong there into listings.
-    return (meta["e_tag"] or "").replace('"', "")
-
-
-class _Transfer:
-    """Counts the bytes of one attempt, so that those of a broken one can be taken back."""
-
-    def __init__(self, advance: Advance) -> None:
-        self._advance = advance
-        self.bytes = 0
-
-    def advance(self, count: int) -> None:
-        self.bytes += count
-        self._advance(count)
-
-    def take_back(self) -> None:
-        self._advance(-self.bytes)
-        self.bytes = 0
-
-
-class _BrokenBody(Exception):
-    def __init__(self, failure: PullFailure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-
-
-def _create(target: Path) -> BufferedWriter:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target.open("wb")
+        await self._transfers.fetch(self._files, target, advance)

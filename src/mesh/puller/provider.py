@@ -29,6 +29,7 @@ class PullerSettings:
         pvc_mounts_dir: where volume claims are mounted, each under its name.
         local_roots: directories of the host below which models of type ``local`` may lie; none: type refused.
         max_downloads: files that are fetched at once, over all models.
+        piece_bytes: objects of at least twice that are fetched in pieces of it, several at once.
         reserved_bytes: free space on the disk of ``root`` that pulls leave alone.
         max_objects: of one model; protects against a path that names a whole archive.
         attempts: how often a transient failure is tried in all, at least 1.
@@ -43,6 +44,7 @@ class PullerSettings:
     pvc_mounts_dir: Path = Path("/pvc_mounts")
     local_roots: tuple[Path, ...] = ()
     max_downloads: int = 8
+    piece_bytes: int = 64 << 20
     reserved_bytes: int = 0
     max_objects: int = 100_000
     attempts: int = 5
