@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.puller import Code, PullFailure
-from mesh.puller.objects import RemoteFile, without_markers
+from mesh.puller.objects import without_markers
+from mesh.puller.transfers import RemoteFile
 
 SEGMENTS = st.sampled_from(["a", "b", "..", ".", "", "a b", "x" * 256, "\0", "ü", "%2e%2e"]) | st.text(
     max_size=5

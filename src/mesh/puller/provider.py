@@ -32,6 +32,7 @@ class PullerSettings:
         piece_bytes: objects of at least twice that are fetched in pieces of it, several at once.
         reserved_bytes: free space on the disk of ``root`` that pulls leave alone.
         max_objects: of one model; protects against a path that names a whole archive.
+        max_unpacked_bytes: of one archive; protects against a small one that unpacks to very much.
         attempts: how often a transient failure is tried in all, at least 1.
         retry_delay_s: before the second attempt; doubled, with jitter, for each further one.
         max_retry_delay_s: bound of that.
@@ -47,6 +48,7 @@ class PullerSettings:
     piece_bytes: int = 64 << 20
     reserved_bytes: int = 0
     max_objects: int = 100_000
+    max_unpacked_bytes: int = 100 << 30
     attempts: int = 5
     retry_delay_s: float = 0.2
     max_retry_delay_s: float = 10.0

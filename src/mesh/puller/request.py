@@ -8,6 +8,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from mesh.puller.failure import Code, PullFailure
 from mesh.puller.names import split_path
+from mesh.puller.uris import Located, locate, scheme_of
 
 MODEL_NAME = "_model"
 """Local name of a model whose path has no base name: a whole bucket, claim or directory."""
@@ -67,7 +68,8 @@ def resolve(path: str, key: str, read_config: ConfigReader) -> StorageRequest:
     """Works out where a model lies and with which credentials, as KServe ModelMesh's puller does.
 
     Args:
-        path: the model's path in its storage.
+        path: the model's path in its storage, or an address such as ``s3://bucket/path``, which goes before what
+            the key says of the place; the key may be empty then.
         key: JSON object with ``storage_key``, ``storage_params``, ``schema_path``, ``model_type``, ``bucket``
             and ``disk_size_bytes``, all optional; other fields are ignored.
         read_config: looks a storage configuration up by name.
@@ -76,12 +78,15 @@ def resolve(path: str, key: str, read_config: ConfigReader) -> StorageRequest:
         PullFailure: INVALID_ARGUMENT, key or path are malformed or the type of storage is missing; NOT_FOUND,
             no such configuration; what ``read_config`` raises.
     """
-    fields = _ModelKey(key)
-    config = _configuration(fields, read_config)
+    located = locate(path) if scheme_of(path) else None
+    fields = _ModelKey(key or "{}" if located is not None else key)
+    config = _configuration(fields, read_config, located)
     kind = config.get("type")
     if not isinstance(kind, str):
         # Clients and tests match on this text, all of it.
         raise PullFailure(Code.INVALID_ARGUMENT, "Predictor Storage field missing")
+    if located is not None:
+        path = located.path
     name = _local_name(path, "model path", MODEL_NAME, taken={MARKER_NAME})
     schema_path = fields.text("schema_path") or None
     return StorageRequest(
@@ -145,8 +150,12 @@ class _ModelKey:
         )
 
 
-def _configuration(fields: _ModelKey, read_config: ConfigReader) -> Mapping[str, Any]:
-    params = fields.texts("storage_params")
+def _configuration(
+    fields: _ModelKey, read_config: ConfigReader, located: Located | None
+) -> Mapping[str, Any]:
+    params = dict(fields.texts("storage_params"))
+    if located is not None:
+        params |= {**located.fields, "type": located.type}
     storage_key = fields.text("storage_key")
     if storage_key is not None:
         found = read_config(storage_key)
