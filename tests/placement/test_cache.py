@@ -587,7 +587,7 @@ def test_a_copy_that_the_runtime_lost_is_dropped_without_unload() -> None:
     shell.load("a", 20)
     shell.send(RuntimeLost("a"))
     assert shell.seen(StartUnload) == []
-    assert shell.take(Deregister) == [Deregister("a", "the runtime lost it")]
+    assert shell.take(Deregister) == [Deregister("a", "the runtime lost it", START_MS)]
     assert (shell.cache.used_units, shell.cache.resident_units) == (0, 0)
 
 

@@ -12,6 +12,7 @@ from mesh.instance.settings import (
     PlacementSettings,
     SettingError,
     Settings,
+    UpkeepSettings,
     VModelSettings,
     describe,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "SettingError",
     "Settings",
     "StartRefused",
+    "UpkeepSettings",
     "VModelSettings",
     "describe",
     "run",

@@ -35,6 +35,7 @@ from mesh.instance.routes import LocalCopies, Routes
 from mesh.instance.self_view import SelfView
 from mesh.instance.server_calls import ServerCalls
 from mesh.instance.settings import Settings
+from mesh.instance.upkeep import Upkeep, make_upkeep
 from mesh.instance.usage import Rates
 from mesh.instance.vmodels import ReferenceAudit, Transitions, VModelRecords, VModels
 from mesh.placement import (
@@ -76,6 +77,7 @@ class Parts:
     placer: Placer
     catalog: Catalog
     copies: CopyControl
+    upkeep: Upkeep
     transitions: Transitions
     reference_audit: ReferenceAudit
     management: ManagementService
@@ -128,6 +130,7 @@ def assemble(
     routes = Routes(own_id, registry, dataplane, peers, local, load_times.assume_loaded_ms, now_ms)
     registration = Registration(registry, own_id, routes.live, routes.is_leaving, now_ms)
     loader: Loader | None = None
+    chronicle = Chronicle(ring, metrics, now_ms)
     steady_ms = SteadyClock()
 
     def copy_changed(model_id: str) -> None:
@@ -138,6 +141,7 @@ def assemble(
     if runtime is not None and parameters is not None:
         local.endpoint = connect(dataplane, runtime, parameters)
         chronicle = Chronicle(ring, metrics, now_ms)
+        local.endpoint = _connect_runtime(dataplane, runtime, parameters)
         loader = Loader(
             LocalCache(cache_limits(settings.eviction, parameters), settings.eviction.policy),
             ServerCalls(runtime, metrics, load_times.add, steady_ms),
@@ -197,6 +201,21 @@ def assemble(
         caps=caps,
         random=Random(),  # noqa: S311 - spreads load
         now_ms=now_ms,
+    )
+    upkeep = make_upkeep(
+        settings,
+        registry,
+        peers,
+        routes,
+        registration,
+        loader,
+        candidates,
+        placer,
+        chronicle,
+        ring,
+        loading_timeout_ms=parameters.loading_timeout_ms if parameters else ROUTER_LOADING_TIMEOUT_MS,
+        is_leaving=lambda: self_view.leaving,
+        now_ms=steady_ms,
     )
     peer_service = PeerService(own_id, placer, loader, candidates, dataplane, ring, rates)
     catalog = Catalog(
@@ -283,6 +302,7 @@ def assemble(
         placer=placer,
         catalog=catalog,
         copies=copies,
+        upkeep=upkeep,
         transitions=transitions,
         reference_audit=ReferenceAudit(registry),
         management=management,

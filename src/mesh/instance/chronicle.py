@@ -40,10 +40,15 @@ class Chronicle:
         self._now_ms = now_ms
         self._evicted_for: dict[str, list[str]] = {}
         self._load_watchers: list[Callable[[str, bool], None]] = []
+        self._eviction_watchers: list[Callable[[ReportEvicted], None]] = []
 
     def watch_loads(self, watcher: Callable[[str, bool], None]) -> None:
         """Has a function called with a model's id and whether it was loaded, whenever a load here ends so."""
         self._load_watchers.append(watcher)
+
+    def watch_evictions(self, watcher: Callable[[ReportEvicted], None]) -> None:
+        """Has a function called whenever a copy here was evicted."""
+        self._eviction_watchers.append(watcher)
 
     def loaded(self, model_id: str, units: int, copy: CopyView | None) -> None:
         """A copy is there now; those evicted for it are named with it."""
@@ -98,6 +103,8 @@ class Chronicle:
             DecisionKind.EVICTION, report.model_id, summary, (report.for_model,) if report.for_model else ()
         )
         log.info(summary, extra={"model": report.model_id})
+        for watcher in self._eviction_watchers:
+            watcher(report)
 
     def left(self, order: Deregister) -> None:
         """A copy is taken out of the registry."""

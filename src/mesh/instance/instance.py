@@ -170,6 +170,8 @@ class Instance:
             self._run("snapshot", repeat("the snapshot", every_s, snapshot.write, first_after_s=first_s))
         self._run("method rules", self.rules.follow(parts.dataplane))
         self._run("type rules", self._type_rules.follow(parts.candidates.set_constraints))
+        for name, loop in parts.upkeep.loops():
+            self._run(name, loop)
         self._lead(parts)
         self._see_to_copies(parts)
         self._run("candidacy", self._stand_for_election())
@@ -372,6 +374,7 @@ async def _close_parts(parts: Parts) -> None:
     await parts.inbox.close()
     await parts.transitions.close()
     await parts.copies.close()
+    await parts.upkeep.close()
     await parts.catalog.close()
     await parts.placer.close()
     if parts.loader is not None:

@@ -320,7 +320,7 @@ class Loader:
                 self._close_copy(instruction)
             case Deregister():
                 self._leave_service(instruction.model_id)
-                self._registration.remove_copy(instruction.model_id)
+                self._registration.remove_copy(instruction.model_id, instruction.last_used_ms)
                 self._chronicle.left(instruction)
             case StartUnload():
                 unload = self._start(self._then_handle(self._server.unload(instruction)))

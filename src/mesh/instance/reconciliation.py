@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from mesh.instance.loader import Loader
 from mesh.instance.registration import Registration
-from mesh.placement import CopyPolicy, ProtectionChanged, RemovalReason
+from mesh.placement import CopyPolicy, CopyState, ProtectionChanged, RemovalReason
 from mesh.registry import ModelRecord, Registry
 
 
@@ -75,12 +75,23 @@ class Reconciliation:
         elif old is not None and _attributes(old) != _attributes(new):
             # Models never change: it was deleted, and another one has its name.
             loader.remove(model_id, RemovalReason.RECONCILED)
+        elif old is not None and self._is_forgiven(model_id, old, new):
+            loader.remove(model_id, RemovalReason.RECONCILED)
         elif (
             self._instance_id not in new.copies
             and loader.is_serving(model_id)
             and not self._registration.is_resigning(model_id)
         ):
             self._registration.restore_copy(model_id, self._now_ms())
+
+    def _is_forgiven(self, model_id: str, old: ModelRecord, new: ModelRecord) -> bool:
+        """Whether the record has lost a failure that is still remembered here.
+
+        It was deleted and registered again, or its owner wants it tried again: the next request is to do so.
+        """
+        own_id, copy = self._instance_id, self._loader.cache.copy(model_id)
+        cleared = own_id in old.failures and own_id not in new.failures
+        return cleared and copy is not None and copy.state is CopyState.FAILED
 
 
 def _protection(record: ModelRecord | None) -> tuple[int, bool]:

@@ -15,11 +15,13 @@ from mesh.registry import (
     ConfirmCopy,
     CopyChange,
     CopyRefused,
+    CorrectStart,
     Keep,
     LearnSize,
     ModelRecord,
     MoveToFailures,
     NotAdded,
+    NoteUse,
     OutcomeUnknown,
     Registry,
     RegistryError,
@@ -181,9 +183,21 @@ class Registration:
         """Enters a copy again that is loaded here and that the record does not know any more."""
         self._add(model_id, RestoreCopy(self._instance_id, started_ms))
 
-    def remove_copy(self, model_id: str) -> None:
-        """Removes this instance from the model's copies."""
-        self._add(model_id, RemoveCopy(self._instance_id, self._now_ms()))
+    def remove_copy(self, model_id: str, last_used_ms: int = 0) -> None:
+        """Removes this instance from the model's copies.
+
+        Args:
+            last_used_ms: of the copy, epoch milliseconds; 0 where it was never used.
+        """
+        self._add(model_id, RemoveCopy(self._instance_id, self._now_ms(), last_used_ms))
+
+    def correct_start(self, model_id: str, started_ms: int) -> None:
+        """Writes down when the load of the copy here began."""
+        self._add(model_id, CorrectStart(self._instance_id, started_ms))
+
+    def note_use(self, model_id: str, used_ms: int) -> None:
+        """Writes down when the copy here was used last."""
+        self._add(model_id, NoteUse(used_ms))
 
     def move_to_failures(self, model_id: str, message: str, reason: str) -> None:
         """Records that the load failed here, and why, for people and for machines."""

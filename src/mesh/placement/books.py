@@ -114,6 +114,10 @@ class Books:
         entry.priority, entry.pinned = priority, pinned and entry.failure is None
         self.order.add(entry)
 
+    def last_use(self, entry: Entry) -> int:
+        """Returns: when a copy was used last. One that was added for load counts as used in a moment to come."""
+        return min(entry.last_used_ms, self.now_ms)
+
     def tell_failure(self, model_id: str, note: FailureNote, *, fresh: bool) -> None:
         """Reports a failure, new or remembered."""
         self.out.append(

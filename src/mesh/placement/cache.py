@@ -471,7 +471,7 @@ class LocalCache:
         self._room.over("", do.EvictionReason.CAPACITY_CHANGED)
 
     def _lose(self, entry: Entry, why: str) -> None:
-        self._books.out.append(do.Deregister(entry.model_id, why))
+        self._books.out.append(do.Deregister(entry.model_id, why, self._books.last_use(entry)))
         self._departures.vanish(entry)
 
     def _shutdown_started(self, _event: ev.ShutdownStarted) -> None:

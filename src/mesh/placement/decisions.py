@@ -21,6 +21,8 @@ class DecisionKind(StrEnum):
     SCALE_UP = "scale_up"
     SCALE_DOWN = "scale_down"
     MOVE = "move"
+    #: The model is loaded before anybody asks for it.
+    PRELOAD = "preload"
     #: A vmodel moved to the model.
     SWITCH = "switch"
 

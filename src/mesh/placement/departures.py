@@ -86,7 +86,7 @@ class Departures:
     def drain(self, entry: Entry, why: str) -> None:
         """Has an entry unloaded once the requests in flight have ended, or have had their time."""
         self._depart(entry, why).draining = True
-        self._books.out.append(do.Deregister(entry.model_id, why))
+        self._books.out.append(do.Deregister(entry.model_id, why, self._books.last_use(entry)))
         self._books.out.append(do.CloseCopy(entry.model_id, "", drain=True))
 
     def drained(self, model_id: str) -> None:

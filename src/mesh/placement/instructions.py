@@ -124,10 +124,15 @@ class CloseCopy:
 
 @dataclass(frozen=True, slots=True)
 class Deregister:
-    """Remove this instance from the model's record, and its copy from the route where it still is in it."""
+    """Remove this instance from the model's record, and its copy from the route where it still is in it.
+
+    Attributes:
+        last_used_ms: of the copy, for the record; 0 where it never served.
+    """
 
     model_id: str
     why: str
+    last_used_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

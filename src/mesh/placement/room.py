@@ -130,7 +130,7 @@ class Room:
             )
         )
         why = f"evicted for model {for_model}" if for_model else "evicted for lost capacity"
-        books.out.append(do.Deregister(model_id, why))
+        books.out.append(do.Deregister(model_id, why, books.last_use(entry)))
         self._departures.unload(entry, books.now_ms, why)
         return True
 

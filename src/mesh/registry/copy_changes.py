@@ -95,16 +95,71 @@ class RestoreCopy:
 
 @dataclass(frozen=True, slots=True)
 class RemoveCopy:
-    """Takes an instance out of the model's copies."""
+    """Takes an instance out of the model's copies.
+
+    Attributes:
+        last_used_ms: of the copy; 0 where it was never used, or that is not known.
+    """
 
     instance_id: str
     unloaded_ms: int
+    last_used_ms: int = 0
 
     def apply(self, record: ModelRecord) -> ModelRecord:
         """See `CopyChange`."""
         if self.instance_id not in record.copies:
             return record
-        return record.without_copy(self.instance_id, unloaded=self.unloaded_ms)
+        return record.without_copy(self.instance_id, unloaded=self.unloaded_ms).with_use(self.last_used_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class CorrectStart:
+    """Writes down when the load of a copy began that the record lists with another time."""
+
+    instance_id: str
+    started_ms: int
+
+    def apply(self, record: ModelRecord) -> ModelRecord:
+        """See `CopyChange`."""
+        if self.instance_id not in record.copies:
+            return record
+        return record.with_copy(self.instance_id, self.started_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class NoteUse:
+    """Writes down a use."""
+
+    used_ms: int
+
+    def apply(self, record: ModelRecord) -> ModelRecord:
+        """See `CopyChange`."""
+        return record.with_use(self.used_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetInstances:
+    """Takes instances that are no more out of the model's copies and failures.
+
+    Attributes:
+        is_there: whether one is there after all.
+        started_before_ms: copies whose load began later stay.
+    """
+
+    instance_ids: tuple[str, ...]
+    is_there: Callable[[str], bool]
+    started_before_ms: int
+
+    def apply(self, record: ModelRecord) -> ModelRecord:
+        """See `CopyChange`."""
+        for instance_id in self.instance_ids:
+            if self.is_there(instance_id):
+                continue
+            if record.copies.get(instance_id, self.started_before_ms) < self.started_before_ms:
+                record = record.without_copy(instance_id)
+            if instance_id in record.failures and instance_id not in record.copies:
+                record = record.without_failure(instance_id)
+        return record
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from mesh.instance.settings.lifecycle import LifecycleSettings
 from mesh.instance.settings.metrics import MetricsSettings
 from mesh.instance.settings.placement import PlacementSettings
 from mesh.instance.settings.registrations import RegistrationSettings
+from mesh.instance.settings.upkeep import UpkeepSettings
 from mesh.instance.settings.vmodels import VModelSettings
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "SettingDescription",
     "SettingError",
     "Settings",
+    "UpkeepSettings",
     "VModelSettings",
     "describe",
     "settings_of",

@@ -30,6 +30,7 @@ from mesh.instance.settings.lifecycle import LifecycleSettings
 from mesh.instance.settings.metrics import MetricsSettings, metrics_settings
 from mesh.instance.settings.placement import PlacementSettings
 from mesh.instance.settings.registrations import RegistrationSettings
+from mesh.instance.settings.upkeep import UpkeepSettings
 from mesh.instance.settings.vmodels import VModelSettings
 
 #: Length of an instance id: the end of the pod name, ``<replica set>-<pod>``, as KServe ModelMesh has it.
@@ -155,6 +156,7 @@ class Settings:
         default=4,
     )
     eviction: EvictionSettings = group(EvictionSettings)
+    upkeep: UpkeepSettings = group(UpkeepSettings)
     placement: PlacementSettings = group(PlacementSettings)
     copies: CopySettings = group(CopySettings)
     lifecycle: LifecycleSettings = group(LifecycleSettings)
