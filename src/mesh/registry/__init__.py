@@ -14,6 +14,7 @@ from mesh.registry.copy_changes import (
     LearnSize,
     CorrectStart,
     ForgetInstances,
+    LearnSize,
     MoveToFailures,
     NotAdded,
     NoteUse,
