@@ -140,8 +140,6 @@ def assemble(
 
     if runtime is not None and parameters is not None:
         local.endpoint = connect(dataplane, runtime, parameters)
-        chronicle = Chronicle(ring, metrics, now_ms)
-        local.endpoint = _connect_runtime(dataplane, runtime, parameters)
         loader = Loader(
             LocalCache(cache_limits(settings.eviction, parameters), settings.eviction.policy),
             ServerCalls(runtime, metrics, load_times.add, steady_ms),

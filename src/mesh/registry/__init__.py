@@ -11,7 +11,6 @@ from mesh.registry.copy_changes import (
     ConfirmCopy,
     CopyChange,
     CopyRefused,
-    LearnSize,
     CorrectStart,
     ForgetInstances,
     LearnSize,
