@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::grpc::Status;
+use crate::journal::Context;
 use crate::lock::lock;
 use crate::wake::Wake;
 
@@ -15,6 +16,7 @@ use crate::wake::Wake;
 pub struct Incoming {
     pub method: String,
     pub message: Bytes,
+    pub context: Context,
 }
 
 pub enum Reply {

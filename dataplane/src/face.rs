@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use http::HeaderName;
 use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -19,6 +20,7 @@ use crate::connection::Side;
 use crate::endpoint::EndpointKind;
 use crate::grpc::{Code, Status};
 use crate::hub::{Answer, Reason};
+use crate::journal::Wanted;
 use crate::lock::lock;
 use crate::metadata::NOT_HERE;
 use crate::metrics::{SIZE_BOUNDS, TIME_BOUNDS, collect};
@@ -26,7 +28,7 @@ use crate::plane::{Drain, Plane};
 use crate::policy::{Control, Rpc, StatusRule};
 use crate::settings::Settings;
 use crate::shard::{Command, Inbox, start};
-use crate::values::{Ask, Call, Comparison, Difference, HistogramSample, Totals, Usage};
+use crate::values::{Ask, Call, Comparison, Difference, HistogramSample, LogEntry, Totals, Usage};
 
 /// With its last request answered, a connection ends as soon as the other side has read so; one that is dead never does.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -35,6 +37,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<DataPlane>()?;
     module.add_class::<Ask>()?;
     module.add_class::<Call>()?;
+    module.add_class::<LogEntry>()?;
     module.add_class::<Usage>()?;
     module.add_class::<Comparison>()?;
     module.add_class::<Difference>()?;
@@ -384,6 +387,7 @@ impl DataPlane {
             token,
             method: call.method,
             message: PyBytes::new(py, &call.message).unbind(),
+            context: call.context.into_iter().collect(),
         };
         self.plane.calls.take().into_iter().map(call).collect()
     }
@@ -400,6 +404,22 @@ impl DataPlane {
 
     fn answer_held(&self, token: u64) {
         self.plane.hub.answer(token, &Answer::Held);
+    }
+
+    #[pyo3(signature = (*, each_invocation, headers))]
+    fn set_logging(&self, each_invocation: bool, headers: Vec<(String, String)>) -> PyResult<()> {
+        let parse = |(header, name): (String, String)| {
+            let header = HeaderName::from_bytes(header.to_ascii_lowercase().as_bytes());
+            Ok((header.map_err(|error| bad("headers", error.to_string()))?, name))
+        };
+        let headers = headers.into_iter().map(parse).collect::<PyResult<Vec<_>>>()?;
+        self.plane.change_policy(|policy| policy.log = Wanted { each_invocation, headers });
+        Ok(())
+    }
+
+    fn take_log(&self) -> (Vec<LogEntry>, u64) {
+        let (entries, missed) = self.plane.journal.take();
+        (entries.into_iter().map(LogEntry::from).collect(), missed)
     }
 
     fn take_usage(&self) -> Vec<Usage> {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::oneshot;
 
 use crate::grpc::Status;
+use crate::journal::Context;
 use crate::lock::lock;
 use crate::wake::Wake;
 
@@ -55,6 +56,7 @@ pub struct Question {
     pub tried: Vec<u32>,
     pub balanced: bool,
     pub deadline_ms: i64,
+    pub context: Context,
 }
 
 /// What Python answers.

@@ -162,9 +162,14 @@ impl<'a> Journey<'a> {
         self.missing
     }
 
+    /// The model and the vmodel, empty where unknown or none.
+    pub fn ids(&self) -> (&str, &str) {
+        (self.target.model_id(), self.target.vmodel_id().unwrap_or(""))
+    }
+
     /// The histograms that this request counts in.
     pub fn series(&self, code: Code, now_ms: u64) -> Arc<Series> {
-        let (model_id, vmodel_id) = (self.target.model_id(), self.target.vmodel_id().unwrap_or(""));
+        let (model_id, vmodel_id) = self.ids();
         self.call.state().metrics.series(self.call.method(), code, model_id, vmodel_id, now_ms)
     }
 
@@ -257,7 +262,7 @@ impl<'a> Journey<'a> {
     }
 
     fn observe_queue_delay(&self, milliseconds: f64) {
-        let (model_id, vmodel_id) = (self.target.model_id(), self.target.vmodel_id().unwrap_or(""));
+        let (model_id, vmodel_id) = self.ids();
         let series = self.call.state().metrics.model_series(model_id, vmodel_id, epoch_ms());
         series.observe(Metric::QueueDelay, milliseconds);
     }
@@ -299,6 +304,9 @@ impl<'a> Journey<'a> {
                 Err(ended) => return done(ended, client),
             },
         };
+        if endpoint.kind == EndpointKind::Runtime {
+            call.log_invocation(self.ids());
+        }
         let began = Instant::now();
         let rules = Rules {
             kind: endpoint.kind,
@@ -445,6 +453,7 @@ impl<'a> Journey<'a> {
             tried: self.tried.clone(),
             balanced: self.target.balanced,
             deadline_ms: client.deadline.map_or(-1, left),
+            context: self.call.context(),
         }
     }
 }

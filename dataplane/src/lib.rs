@@ -24,6 +24,7 @@ mod frames;
 mod grpc;
 mod hub;
 mod inject;
+mod journal;
 mod journey;
 mod lock;
 mod memory;

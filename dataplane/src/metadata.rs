@@ -106,6 +106,16 @@ fn binary_ids(headers: &HeaderMap, name: &HeaderName, what: &str) -> Result<Opti
     collect(values.map(id))
 }
 
+/// The value of a header as text; of a binary one what its bytes say in UTF-8.
+pub fn text_of(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let value = headers.get(name)?.as_bytes();
+    if !name.as_str().ends_with("-bin") {
+        return Some(String::from_utf8_lossy(value).into_owned());
+    }
+    let bytes = BASE64.decode(value.trim_ascii()).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 fn collect(mut ids: impl Iterator<Item = Result<Box<str>, Status>>) -> Result<Option<Ids>, Status> {
     let Some(first) = ids.next().transpose()? else { return Ok(None) };
     let Some(second) = ids.next().transpose()? else { return Ok(Some(Ids::One(first))) };

@@ -11,6 +11,7 @@ use crate::body::Budget;
 use crate::calls::Calls;
 use crate::endpoint::{Endpoint, EndpointKind, Manner};
 use crate::hub::Hub;
+use crate::journal::Journal;
 use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::policy::Policy;
@@ -23,6 +24,7 @@ pub struct Plane {
     pub table: Table,
     pub hub: Hub,
     pub calls: Calls,
+    pub journal: Journal,
     pub budget: Budget,
     pub shadows: Shadows,
     pub shards: Vec<ShardState>,
@@ -69,6 +71,7 @@ impl Plane {
             table: Table::new(),
             hub: Hub::new()?,
             calls: Calls::default(),
+            journal: Journal::default(),
             shadows: Shadows::new(),
             budget: Budget { used: AtomicUsize::new(0), most: settings.max_retained_bytes },
             shards: (0..settings.shards).map(|_| shard()).collect(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::endpoint::Endpoint;
 use crate::grpc::Code;
 use crate::hub::Reason;
+use crate::journal;
 
 /// The runtime's own service: never for clients.
 pub const RUNTIME_SERVICE: &str = "/mmesh.ModelRuntime/";
@@ -19,6 +20,7 @@ pub struct Policy {
     pub runtime_methods: HashMap<String, Vec<u32>>,
     pub allow_any_runtime_method: bool,
     pub status_rules: Vec<StatusRule>,
+    pub log: journal::Wanted,
 }
 
 #[derive(Clone)]

@@ -21,6 +21,7 @@ use crate::exchange::{Outcome, Rules, exchange};
 use crate::fanout::{Several, fan_out};
 use crate::frames::framed;
 use crate::grpc::{Code, GRPC_ENCODING, GRPC_TIMEOUT, Status};
+use crate::journal;
 use crate::journey::{Ending, Journey, MAX_REPLAYS, Target};
 use crate::metadata::{self, FROM_PEER, Ids, Subject};
 use crate::metrics::{Metric, Series};
@@ -188,7 +189,7 @@ impl Call {
                 return;
             }
         };
-        let call = Incoming { method: self.method().to_owned(), message };
+        let call = Incoming { method: self.method().to_owned(), message, context: self.context() };
         let awaited = self.plane.calls.submit(call, &self.plane.hub.wake);
         match client.unless_ended(awaited.reply()).await {
             Ok(Some(Reply::Message(message))) => {
@@ -256,7 +257,12 @@ impl Call {
         let target = match self.errand(body, client).await {
             Ok(Errand::One(target)) => target,
             Ok(Errand::Several(several)) => return Box::pin(self.infer_several(several, body, client)).await,
-            Err(BodyError::Refused(status)) => return client.status(&status),
+            Err(BodyError::Refused(status)) => {
+                if !self.peers {
+                    self.log_failure(status.code, ("", ""), &status.message);
+                }
+                return client.status(&status);
+            }
             Err(BodyError::Gone) => {
                 client.end(Ended::Gone);
                 return;
@@ -270,6 +276,7 @@ impl Call {
         let ending = journey.run(body, client).await;
         if !self.peers {
             self.observe(&ending, &journey.series(ending.code, epoch_ms()), body);
+            self.log_failure(ending.code, journey.ids(), "");
         }
         if let Some(mirrored) = mirrored {
             mirrored.send(self, journey.model_id(), &ending, body, client);
@@ -280,6 +287,38 @@ impl Call {
         let ending = fan_out(self, several, body, client).await;
         let series = self.state().metrics.series(self.method(), ending.code, "", "", epoch_ms());
         self.observe(&ending, &series, body);
+        self.log_failure(ending.code, ("", ""), "");
+    }
+
+    /// What the log is to say of this request's own headers.
+    pub fn context(&self) -> journal::Context {
+        self.policy.log.context(&self.headers)
+    }
+
+    /// Has the local runtime's part in this request logged, where that is wanted.
+    pub fn log_invocation(&self, ids: (&str, &str)) {
+        if self.policy.log.each_invocation {
+            self.log(journal::Kind::Invoked, Code::OK, ids, "");
+        }
+    }
+
+    fn log_failure(&self, code: Code, ids: (&str, &str), message: &str) {
+        if code != Code::OK {
+            self.log(journal::Kind::Failed, code, ids, message);
+        }
+    }
+
+    fn log(&self, kind: journal::Kind, code: Code, (model_id, vmodel_id): (&str, &str), message: &str) {
+        self.plane.journal.add(|| journal::Entry {
+            kind,
+            method: self.method().to_owned(),
+            model_id: model_id.to_owned(),
+            vmodel_id: vmodel_id.to_owned(),
+            code,
+            message: message.to_owned(),
+            milliseconds: self.arrived.elapsed().as_secs_f64() * 1000.0,
+            context: self.context(),
+        });
     }
 
     fn observe(&self, ending: &Ending, series: &Series, body: &RequestBody<'_>) {

@@ -1,11 +1,13 @@
 //! What Python gets: plain values with attributes. `_dataplane.pyi` says what they mean.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::hub::Question;
+use crate::journal::Entry;
 use crate::metrics::Sample;
 use crate::{model, shadow};
 
@@ -25,6 +27,7 @@ pub struct Ask {
     pub tried: Vec<u32>,
     pub balanced: bool,
     pub deadline_ms: i64,
+    pub context: HashMap<String, String>,
 }
 
 #[pymethods]
@@ -42,6 +45,19 @@ pub struct Call {
     pub token: u64,
     pub method: String,
     pub message: Py<PyBytes>,
+    pub context: HashMap<String, String>,
+}
+
+#[pyclass(frozen, get_all, module = "mesh.dataplane")]
+pub struct LogEntry {
+    pub kind: &'static str,
+    pub method: String,
+    pub model_id: String,
+    pub vmodel_id: String,
+    pub code: &'static str,
+    pub message: String,
+    pub milliseconds: f64,
+    pub context: HashMap<String, String>,
 }
 
 #[pyclass(frozen, get_all, module = "mesh.dataplane")]
@@ -127,6 +143,22 @@ impl From<(u64, Question)> for Ask {
             tried: question.tried,
             balanced: question.balanced,
             deadline_ms: question.deadline_ms,
+            context: question.context.into_iter().collect(),
+        }
+    }
+}
+
+impl From<Entry> for LogEntry {
+    fn from(entry: Entry) -> LogEntry {
+        LogEntry {
+            kind: entry.kind.name(),
+            method: entry.method,
+            model_id: entry.model_id,
+            vmodel_id: entry.vmodel_id,
+            code: entry.code.name(),
+            message: entry.message,
+            milliseconds: entry.milliseconds,
+            context: entry.context.into_iter().collect(),
         }
     }
 }

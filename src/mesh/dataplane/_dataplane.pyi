@@ -22,6 +22,7 @@ __all__ = [
     "DataPlane",
     "Difference",
     "HistogramSample",
+    "LogEntry",
     "Server",
     "Totals",
     "Usage",
@@ -66,6 +67,8 @@ class Ask:
     #: Milliseconds until the request's deadline, or -1 where it has none. Of merged asks, the first one's: others may
     #: wait longer, so do not give up at it. Each request ends at its own deadline without help.
     deadline_ms: int
+    #: Of the first of merged asks; as in `Call`.
+    context: dict[str, str]
 
 @final
 class Call:
@@ -76,6 +79,31 @@ class Call:
     method: str
     #: The request as it was serialized, decompressed where it was compressed.
     message: bytes
+    #: Values of the request headers that `DataPlane.set_logging` names, by their names in the log.
+    context: dict[str, str]
+
+@final
+class LogEntry:
+    """A request that is to be logged.
+
+    ``invoked``: it is sent to the local runtime. ``failed``: a client's request ended with another status than OK.
+    """
+
+    kind: Literal["invoked", "failed"]
+    #: Full method name.
+    method: str
+    #: Empty where unknown, or where the request names several.
+    model_id: str
+    #: Empty where the request names no vmodel.
+    vmodel_id: str
+    #: Name of the gRPC status code.
+    code: str
+    #: Why, where the data plane itself refused the request; empty otherwise.
+    message: str
+    #: Since the request arrived here.
+    milliseconds: float
+    #: As in `Call`.
+    context: dict[str, str]
 
 @final
 class Usage:
@@ -359,6 +387,18 @@ class DataPlane:
 
     def answer_held(self, token: int) -> None:
         """Give the client the answer that is held back, unchanged. Only after a status rule matched."""
+
+    def set_logging(self, *, each_invocation: bool, headers: Sequence[tuple[str, str]]) -> None:
+        """What `take_log` is to give besides failed requests.
+
+        Args:
+            each_invocation: every request that is sent to the local runtime, too.
+            headers: request headers and the names by which their values go into the log; those that end in ``-bin``
+                are read as UTF-8.
+        """
+
+    def take_log(self) -> tuple[list[LogEntry], int]:
+        """Returns: what is to be logged since the last call, oldest first, and how many more there were."""
 
     def take_usage(self) -> list[Usage]:
         """Returns: local copies used since the last call, and those with requests in flight now."""

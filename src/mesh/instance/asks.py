@@ -8,6 +8,7 @@ from collections.abc import Callable
 import grpc
 
 from mesh.dataplane import Ask, DataPlane
+from mesh.instance import logs
 from mesh.instance.errors import MeshError, Reason, registry_unavailable, status_from_number, vmodel_not_found
 from mesh.instance.loader import Loader
 from mesh.instance.metrics import Metrics
@@ -93,6 +94,8 @@ class Asks:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _answer(self, ask: Ask) -> None:
+        # This task's alone.
+        logs.request_context.set(ask.context)
         try:
             await self._decide(ask)
         except MeshError as error:

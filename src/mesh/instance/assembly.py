@@ -31,10 +31,12 @@ from mesh.instance.placer import Placer
 from mesh.instance.publisher import Publisher
 from mesh.instance.reconciliation import Reconciliation
 from mesh.instance.registration import Registration
+from mesh.instance.request_log import RequestLog
 from mesh.instance.routes import LocalCopies, Routes
 from mesh.instance.self_view import SelfView
 from mesh.instance.server_calls import ServerCalls
 from mesh.instance.settings import Settings
+from mesh.instance.settings.fields import boolean
 from mesh.instance.upkeep import Upkeep, make_upkeep
 from mesh.instance.usage import Rates
 from mesh.instance.vmodels import ReferenceAudit, Transitions, VModelRecords, VModels
@@ -85,6 +87,7 @@ class Parts:
     control: ControlServer
     collector: InstanceCollector
     dynamic: DynamicSettings
+    request_log: RequestLog
 
 
 def make_dataplane(settings: Settings) -> DataPlane:
@@ -284,6 +287,8 @@ def assemble(
         dynamic,
         now_ms,
     )
+    # Of use only among instances of the Java process; accepted, so that it is no unknown key.
+    dynamic.on("send_destination_id", boolean, lambda _: None)
     return Parts(
         dataplane=dataplane,
         peers=peers,
@@ -310,4 +315,5 @@ def assemble(
             metrics, dataplane, self_view.gauges, Census(registry).gauges, lambda: health.ready
         ),
         dynamic=dynamic,
+        request_log=RequestLog(dataplane, settings.request_log, dynamic),
     )

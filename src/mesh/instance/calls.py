@@ -10,6 +10,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from mesh.dataplane import Call, DataPlane
+from mesh.instance import logs
 from mesh.instance.errors import MeshError, Reason, invalid
 
 log = logging.getLogger(__name__)
@@ -54,9 +55,15 @@ class Calls:
             task.add_done_callback(self._answering.discard)
 
     async def _answer(self, call: Call) -> None:
+        # This task's alone.
+        logs.request_context.set(call.context)
         try:
             reply = await self._reply(call)
         except MeshError as error:
+            context = {"method": call.method, "status": error.code.name}
+            if error.model_id:
+                context["model"] = error.model_id
+            log.error("request failed with %s: %s", error.code.name, error.message, extra=context)
             self._fail(call, error)
         except Exception:
             log.exception("call failed", extra={"method": call.method})

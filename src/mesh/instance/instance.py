@@ -168,6 +168,7 @@ class Instance:
             every_s = settings.lifecycle.snapshot_every_ms / 1_000
             first_s = min(SNAPSHOT_FIRST_AFTER_S, every_s)
             self._run("snapshot", repeat("the snapshot", every_s, snapshot.write, first_after_s=first_s))
+        self._run("request log", parts.request_log.run())
         self._run("method rules", self.rules.follow(parts.dataplane))
         self._run("type rules", self._type_rules.follow(parts.candidates.set_constraints))
         for name, loop in parts.upkeep.loops():

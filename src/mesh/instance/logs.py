@@ -6,14 +6,21 @@ Context travels in ``extra``: ``log.info("loaded", extra={"model": model_id})``.
 import logging
 import sys
 import time
+from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import TextIO
 
 import msgspec
 
 from mesh.instance.dynamic import DynamicSettings
 
+_NO_CONTEXT: Mapping[str, str] = {}
 #: Attributes that every `logging.LogRecord` has; what else is there came in by ``extra``.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+#: Goes into every line that is logged on behalf of a request: the headers that ``MM_LOG_REQUEST_HEADERS`` names.
+request_context: ContextVar[Mapping[str, str]] = ContextVar("request_context")
 
 
 class JsonFormatter(logging.Formatter):
@@ -39,6 +46,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
             **self._context,
+            **request_context.get(_NO_CONTEXT),
         }
         for name in attributes.keys() - _STANDARD:
             line[name] = attributes[name]

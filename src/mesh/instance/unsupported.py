@@ -14,8 +14,6 @@ _WITHOUT_EFFECT = {
     "MM_PAYLOAD_PROCESSORS_THREADS": "payload processors are not supported",
     "MM_PAYLOAD_PROCESSORS_CAPACITY": "payload processors are not supported",
     "MM_INFO_METRICS": "not supported",
-    "MM_LOG_EACH_INVOKE": "not supported",
-    "MM_LOG_REQUEST_HEADERS": "not supported",
     "MM_INTRACLUSTER_CLIENTAUTH": "connections between instances are plaintext",
 }
 #: Variables that ask for what must not be dropped silently.

@@ -8,6 +8,7 @@ from mesh.instance.settings.lifecycle import LifecycleSettings
 from mesh.instance.settings.metrics import MetricsSettings
 from mesh.instance.settings.placement import PlacementSettings
 from mesh.instance.settings.registrations import RegistrationSettings
+from mesh.instance.settings.request_log import RequestLogSettings
 from mesh.instance.settings.upkeep import UpkeepSettings
 from mesh.instance.settings.vmodels import VModelSettings
 
@@ -18,6 +19,7 @@ __all__ = [
     "MetricsSettings",
     "PlacementSettings",
     "RegistrationSettings",
+    "RequestLogSettings",
     "SettingDescription",
     "SettingError",
     "Settings",

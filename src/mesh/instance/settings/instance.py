@@ -30,6 +30,7 @@ from mesh.instance.settings.lifecycle import LifecycleSettings
 from mesh.instance.settings.metrics import MetricsSettings, metrics_settings
 from mesh.instance.settings.placement import PlacementSettings
 from mesh.instance.settings.registrations import RegistrationSettings
+from mesh.instance.settings.request_log import RequestLogSettings
 from mesh.instance.settings.upkeep import UpkeepSettings
 from mesh.instance.settings.vmodels import VModelSettings
 
@@ -161,6 +162,7 @@ class Settings:
     copies: CopySettings = group(CopySettings)
     lifecycle: LifecycleSettings = group(LifecycleSettings)
     registrations: RegistrationSettings = group(RegistrationSettings)
+    request_log: RequestLogSettings = group(RequestLogSettings)
     vmodels: VModelSettings = group(VModelSettings)
     pull_models: bool = setting(
         "USE_EMBEDDED_PULLER",
