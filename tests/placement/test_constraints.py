@@ -141,13 +141,29 @@ def test_preferred_labels_go_before_the_spread() -> None:
 
 
 def test_instances_to_be_avoided_are_taken_where_there_is_no_other() -> None:
-    ranked = RankedInstances(1_000, instances=[instance("old", models=0), full("new", age_ms=HOUR)])
+    ranked = RankedInstances(1_000, instances=[instance("old", models=0), instance("new", models=500)])
     request = PlacementRequest("m", "t", last_used_ms=NOW)
     placement = choose(ranked, request, NOW, Random(1), avoid={"old"})
     assert placement.chosen == "new"
     assert placement.candidates[-1].refused == "its replica set is being replaced"
     request = PlacementRequest("m", "t", last_used_ms=NOW, excluded={"new": Exclusion.FAILED})
     assert choose(ranked, request, NOW, Random(1), avoid={"old"}).chosen == "old"
+
+
+def test_nothing_is_evicted_to_avoid_an_instance_that_has_room() -> None:
+    ranked = RankedInstances(1_000, instances=[instance("old"), full("new", age_ms=HOUR)])
+    request = PlacementRequest("m", "t", last_used_ms=NOW)
+    assert choose(ranked, request, NOW, Random(1), avoid={"old"}).chosen == "old"
+    ranked.put(full("old", age_ms=2 * HOUR))
+    assert choose(ranked, request, NOW, Random(1), avoid={"old"}).chosen == "new"
+
+
+def test_where_a_request_found_no_copy_the_model_goes_only_where_there_is_no_other() -> None:
+    ranked = RankedInstances(1_000, instances=[instance("a", models=0), instance("b", models=500)])
+    request = PlacementRequest("m", "t", last_used_ms=NOW, excluded={"a": Exclusion.NOT_SERVED})
+    assert choose(ranked, request, NOW, Random(1)).chosen == "b"
+    ranked.remove("b")
+    assert choose(ranked, request, NOW, Random(1)).chosen == "a"
 
 
 def test_new_rules_count_at_once() -> None:

@@ -78,7 +78,7 @@ def merits(view: InstanceView, pending: Pending, units: int) -> Merits:
     return Merits(view, free, view.models + pending.loads, loads, full, loads // (threads * 4))
 
 
-def can_take(one: Merits, request: PlacementRequest, avoid: frozenset[str], choosy: bool) -> bool:
+def can_take(one: Merits, request: PlacementRequest, avoid: frozenset[str], *, choosy: bool) -> bool:
     view = one.view
     rule = RULES.rule(request.model_type)
     crowded = one.full and one.free < (request.units or DEFAULT)
@@ -103,15 +103,18 @@ def shortlist(
     reservations: Reservations,
     request: PlacementRequest,
     avoid: frozenset[str],
-    choosy: bool = True,
 ) -> list[str]:
     """The instances to draw from, by sorting all of them."""
     everyone = [merits(view, reservations.pending(view.instance_id), request.units) for view in views]
-    possible = sorted((one for one in everyone if can_take(one, request, avoid, choosy)), key=Merits.order)
-    if not possible:
-        return shortlist(views, reservations, request, avoid, choosy=False) if choosy else []
-    best = possible[0]
-    pool = [one for one in possible if one.full == best.full]
+    pool: list[Merits] = []
+    for full, choosy in ((False, True), (False, False), (True, True), (True, False)):
+        possible = (
+            one for one in everyone if one.full is full and can_take(one, request, avoid, choosy=choosy)
+        )
+        pool = pool or sorted(possible, key=Merits.order)
+    if not pool:
+        return []
+    best = pool[0]
 
     def wish(wished: list[Merits]) -> bool:
         nonlocal pool

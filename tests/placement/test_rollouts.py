@@ -50,6 +50,11 @@ def test_a_replica_set_that_grows_again_is_not_going() -> None:
     assert rollouts.replaced(NOW + MINUTE) == frozenset()
 
 
+def test_what_is_deployed_together_replaces_nothing() -> None:
+    rollouts = followed(pod(OLD, 0, NOW - 50_000), pod(NEW, 0, NOW))
+    assert rollouts.replaced(NOW + 1_000) == frozenset()
+
+
 def test_deployments_with_other_labels_are_none_of_its_business() -> None:
     triton, mlserver = frozenset({"triton"}), frozenset({"mlserver"})
     rollouts = followed(

@@ -7,7 +7,7 @@ from random import Random
 from mesh.placement.decisions import Candidate
 from mesh.placement.placements import InstanceFilter, Placement, PlacementPolicy, PlacementReason
 from mesh.placement.ranking import RankedInstances
-from mesh.placement.reservations import Reservations
+from mesh.placement.reservations import Pending, Reservations
 from mesh.placement.search import Search
 from mesh.placement.standing import Standing
 from mesh.placement.view import InstanceView, PlacementRequest
@@ -48,7 +48,7 @@ def choose(
         own: what that one knows of itself, where ``ranked`` has only what its record says.
         reservations: placements not yet visible in the records.
         filters: further hard conditions.
-        avoid: instances that are taken only where there is no other.
+        avoid: instances that are taken only where otherwise there would be none, or copies would be evicted.
         policy: figures of the choice.
     """
     search = Search(ranked, request, now_ms, _laden(ranked, own, reservations), filters, avoid, policy)
@@ -65,15 +65,13 @@ def _laden(
 ) -> dict[str, Standing]:
     """Instances of which more is known than their records say."""
     laden: dict[str, Standing] = {}
-    units = ranked.default_model_units
-    if own is not None and own.instance_id in ranked.views:
-        laden[own.instance_id] = Standing(own, units)
     if reservations is not None:
         for instance_id, pending in reservations.totals.items():
-            known = own if own is not None and own.instance_id == instance_id else None
-            view = known or ranked.views.get(instance_id)
-            if view is not None:
-                laden[instance_id] = Standing(view, units, pending)
+            if (standing := ranked.laden(instance_id, pending)) is not None:
+                laden[instance_id] = standing
+    if own is not None and own.instance_id in ranked.views:
+        pending = reservations.pending(own.instance_id) if reservations is not None else Pending()
+        laden[own.instance_id] = Standing(own, ranked.default_model_units, pending)
     return laden
 
 

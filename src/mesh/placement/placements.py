@@ -69,5 +69,5 @@ class PlacementPolicy:
     wish_gap_ms: int = 120_000
     wish_gap_share: float = 0.25
     busy_rpm: int = 100
-    shortlist: int = 100
+    shortlist: int = 64
     explained: int = 20

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from mesh.placement.constraints import Labels, TypeConstraints
+from mesh.placement.reservations import Pending
 from mesh.placement.standing import Key, Standing
 from mesh.placement.view import NEVER_USED_MS, InstanceView
 
@@ -165,6 +166,8 @@ class RankedInstances:
         self._default_model_units = default_model_units
         self._constraints = constraints
         self._views: dict[str, InstanceView] = {}
+        #: The last standing worked out for what is pending on an instance, which one chooser asks for again and again.
+        self._laden: dict[str, tuple[Pending, Standing]] = {}
         self._groups: dict[tuple[Labels, str], Group] = {}
         self._eligible: dict[str, Eligible] = {}
         for view in instances:
@@ -220,6 +223,18 @@ class RankedInstances:
         view = self._views.get(instance_id)
         return None if view is None else self._groups[view.labels, view.zone].members[instance_id]
 
+    def laden(self, instance_id: str, pending: Pending) -> Standing | None:
+        """What an instance is worth by its record and by what a chooser has placed there beyond it."""
+        known = self._laden.get(instance_id)
+        if known is not None and known[0] is pending:
+            return known[1]
+        view = self._views.get(instance_id)
+        if view is None:
+            return None
+        standing = Standing(view, self._default_model_units, pending)
+        self._laden[instance_id] = (pending, standing)
+        return standing
+
     def eligible(self, model_type: str) -> Eligible:
         """Where a type can live, and where it goes first."""
         name = self._constraints.rule_name(model_type)
@@ -268,6 +283,7 @@ class RankedInstances:
         group.add(Standing(view, self._default_model_units))
 
     def _leave(self, view: InstanceView) -> None:
+        self._laden.pop(view.instance_id, None)
         key = (view.labels, view.zone)
         group = self._groups[key]
         group.remove(group.members[view.instance_id])

@@ -19,6 +19,8 @@ _ROLLED_OUT_MS = 20 * 60_000
 _NEXT_STEP_MS = 10 * 60_000
 #: After an old replica set has lost an instance, so long may pass until it loses the next.
 _STILL_SHRINKING_MS = 15 * 60_000
+#: Sets whose instances began less than this apart were deployed together: none of them replaces the other.
+_APART_MS = 60_000
 #: What has been worked out holds for so long while no instance comes or goes.
 _LOOK_AGAIN_MS = 10_000
 
@@ -110,7 +112,7 @@ class Rollouts:
             (other for other in self._sets.values() if other.labels == one.labels),
             key=lambda other: other.newest_ms,
         )
-        if newest is one or newest.oldest_ms <= one.newest_ms:
+        if newest is one or newest.oldest_ms - one.newest_ms < _APART_MS:
             return False
         since_ms = now_ms - newest.newest_ms
         if since_ms >= _ROLLED_OUT_MS:

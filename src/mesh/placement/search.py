@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from heapq import merge
+from heapq import heapify, heappop, merge
 from itertools import islice
 from operator import attrgetter
 from typing import Any
@@ -62,7 +62,7 @@ class Search:
 
     Args:
         laden: instances of which more is known than their records say.
-        avoid: instances that are out of the question as long as there are others.
+        avoid: instances that are taken only where otherwise there would be none, or copies would be evicted.
     """
 
     def __init__(
@@ -90,9 +90,6 @@ class Search:
         #: Whether all that can take it are full; others do not count then.
         self._full = False
         self._lanes = self._possible()
-        if not self._lanes:
-            self._choosy = False
-            self._lanes = self._possible()
         #: What is left of the lanes when the wishes have been heard.
         self._considered = self._lanes
         if self._lanes:
@@ -141,9 +138,12 @@ class Search:
     # Who can take it
 
     def _possible(self) -> list[Lane]:
+        """Those with room, else full ones; each time those that are left out if possible only where no other is."""
+        some_left_out = bool(self._avoid) or Exclusion.NOT_SERVED in self._request.excluded.values()
         for self._full in (False, True):
-            if lanes := self._lanes_of(full=self._full):
-                return lanes
+            for self._choosy in (True, False) if some_left_out else (True,):
+                if lanes := self._lanes_of(full=self._full):
+                    return lanes
         return []
 
     def _lanes_of(self, *, full: bool) -> list[Lane]:
@@ -154,7 +154,7 @@ class Search:
         laden, source = self._laden, group.walk_age() if full else group.walk_room()
         if laden:
             key = _AGE_KEY if full else _ROOM_KEY
-            more = sorted((laden[name] for name in laden if name in group.members), key=key)
+            more = _in_turn([laden[name] for name in laden if name in group.members], key)
             source = merge((one for one in source if one.instance_id not in laden), more, key=key)
         room, units = not full, self._request.units
         return Lane(
@@ -289,6 +289,14 @@ class Search:
         yield from self._in_order(self._lanes)
         if not self._full:
             yield from _merged(self._lanes_of(full=True), _AGE_KEY)
+
+
+def _in_turn(standings: list[Standing], key: Callable[[Standing], Any]) -> Iterator[Standing]:
+    """In order, for callers who mostly look at the first few."""
+    heap = [(key(one), one) for one in standings]
+    heapify(heap)
+    while heap:
+        yield heappop(heap)[1]
 
 
 def _merged(lanes: list[Lane], key: Callable[[Standing], Any]) -> Iterator[Standing]:
