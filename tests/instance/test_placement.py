@@ -5,7 +5,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from mesh.instance import PlacementSettings
+from mesh.instance import PlacementSettings, assembly
 from mesh.placement import TypeConstraints
 from tests.instance.meshes import Client, Mesh, eventually
 
@@ -67,3 +67,47 @@ async def test_a_peer_that_has_not_heard_of_new_rules_is_refused_and_goes_elsewh
         assert await old_rules.infer(f"v{number}") == f"v{number}:x".encode()
     assert not mesh.runtimes[0].loaded
     assert len(mesh.runtimes[1].loaded) == 8
+
+
+async def test_copies_spread_over_zones_then_hosts(mesh: Mesh) -> None:
+    places = [("z1", "h1"), ("z1", "h1"), ("z1", "h2"), ("z2", "h3"), ("z2", "h3")]
+    for zone, host in places:
+        await mesh.add(zone=zone, location=host)
+    await mesh.settle()
+    here, client = mesh.instances[0], mesh.clients[0]
+    where = {
+        instance.settings.instance_id: (instance.settings.zone, instance.settings.location)
+        for instance in mesh.instances
+    }
+    for number in range(5):
+        model_id = f"m{number}"
+        await client.register(model_id)
+        await here.parts.placer.raise_copies(model_id, 3, last_used_ms=0, why="test")
+        copies = (await client.describe(model_id)).copies
+        zones, hosts = zip(*(where[copy.instance_id] for copy in copies), strict=True)
+        assert set(zones) == {"z1", "z2"}
+        # Where two of them have to share a zone, they share no host unless it has but one.
+        assert len(set(hosts)) == 3 or sorted(hosts).count("h3") == 2, (zones, hosts)
+        assert "set aside: zone" in await reasons(client, model_id)
+
+
+async def test_models_stay_off_instances_that_a_rollout_is_about_to_replace(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ms = assembly.now_ms
+    with monkeypatch.context() as earlier:
+        # Instead of waiting for as long as lies between two rollouts at least: their clocks are behind.
+        earlier.setattr(assembly, "now_ms", lambda: now_ms() - 70_000)
+        for number in "bc":
+            await mesh.add(instance_id=f"bbbbbb-xxxx{number}")
+    old = mesh.clients[0]
+    await old.register("before")
+    await old.infer("before")
+    await mesh.add(instance_id="cccccc-xxxxb")
+    await mesh.settle()
+    for number in range(6):
+        await old.register(f"m{number}")
+        await old.infer(f"m{number}")
+    assert mesh.runtimes[2].loaded == {f"m{number}" for number in range(6)}
+    assert "its replica set is being replaced" in await reasons(old, "m0")
+    assert await old.infer("before") == b"before:x"
