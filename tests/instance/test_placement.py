@@ -98,8 +98,8 @@ async def test_models_stay_off_instances_that_a_rollout_is_about_to_replace(
     with monkeypatch.context() as earlier:
         # Instead of waiting for as long as lies between two rollouts at least: their clocks are behind.
         earlier.setattr(assembly, "now_ms", lambda: now_ms() - 70_000)
-        for number in "bc":
-            await mesh.add(instance_id=f"bbbbbb-xxxx{number}")
+        for letter in "bc":
+            await mesh.add(instance_id=f"bbbbbb-xxxx{letter}")
     old = mesh.clients[0]
     await old.register("before")
     await old.infer("before")
