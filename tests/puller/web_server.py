@@ -2,6 +2,7 @@
 
 import ssl
 import threading
+import urllib.request
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ class WebServer:
             ``truncate``, ``change``, ``gzip``, ``no-length``.
         requests: path with query and headers (lower-case names) of each request so far.
         ranges: whether parts of files can be asked for.
+        forward: another server that has what is not here, the authorization that is needed for it, and the
+            challenge for those who come without.
     """
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
@@ -27,6 +30,7 @@ class WebServer:
         self.faults: defaultdict[str, list[str]] = defaultdict(list)
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.ranges = True
+        self.forward: tuple[str, str, str] | None = None
         owner = self
 
         class Handler(_Handler):
@@ -73,6 +77,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Location", state.redirects[path])
             self.send_header("Content-Length", "0")
             self.end_headers()
+        elif path not in state.files and state.forward is not None:
+            self._forward(*state.forward)
         elif fault.isdigit() or path not in state.files:
             body = b"<html>a page that is no model</html>"
             self.send_response(int(fault or "404"))
@@ -81,6 +87,23 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
         else:
             self._file(path, fault)
+
+    def _forward(self, to: str, authorization: str, challenge: str) -> None:
+        if self.headers.get("Authorization") != authorization:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", challenge)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        request = urllib.request.Request(
+            to + self.path, headers={"Accept": self.headers.get("Accept", "*/*")}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            body = answer.read()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def _file(self, path: str, fault: str) -> None:
         if fault == "change":

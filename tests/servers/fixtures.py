@@ -13,6 +13,7 @@ from tests.servers import azure as azure_server
 from tests.servers import etcd as etcd_server
 from tests.servers import gcs as gcs_server
 from tests.servers import mlserver as ml_server
+from tests.servers import registry as oci_registry
 from tests.servers import s3 as s3_server
 from tests.servers import triton as triton_server
 from tests.servers.azure import AzureServer
@@ -20,6 +21,7 @@ from tests.servers.cache import Recipe, ServerUnavailableError
 from tests.servers.etcd import EtcdCluster, EtcdServer, RootUser
 from tests.servers.gcs import GcsServer
 from tests.servers.mlserver import MLServer
+from tests.servers.registry import OciRegistry
 from tests.servers.s3 import S3Server
 from tests.servers.tls import Certificates
 from tests.servers.triton import TritonServer
@@ -31,6 +33,7 @@ PROGRAMS: dict[str, Callable[[], Recipe]] = {
     "etcd_program": etcd_server.recipe,
     "gcs_program": gcs_server.recipe,
     "mlserver_program": ml_server.recipe,
+    "registry_program": oci_registry.recipe,
     "s3_program": s3_server.recipe,
     "triton_program": triton_server.recipe,
 }
@@ -199,6 +202,21 @@ def gcs_program() -> Path:
 def gcs(gcs_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GcsServer]:
     """A started Google Cloud Storage without buckets, one for the tests of a module."""
     server = GcsServer(gcs_program, tmp_path_factory.mktemp("gcs"))
+    server.start()
+    yield server
+    server.process.kill()
+
+
+@pytest.fixture(scope="session")
+def registry_program() -> Path:
+    """The folder with the program ``crane``."""
+    return _program("registry_program")
+
+
+@pytest.fixture(scope="module")
+def registry(registry_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OciRegistry]:
+    """A started registry of images, one for the tests of a module."""
+    server = OciRegistry(registry_program, tmp_path_factory.mktemp("registry"))
     server.start()
     yield server
     server.process.kill()

@@ -87,22 +87,23 @@ def unpack(archive: Path, name: str, target: Path, allowance: Allowance) -> None
             RESOURCE_EXHAUSTED, too much would come out.
     """
     target.mkdir()
-    with _worded(name):
-        if name.lower().endswith(_ZIP):
+    if name.lower().endswith(_ZIP):
+        with _worded(name):
             _unzip(archive, target, allowance)
-        else:
-            with archive.open("rb") as stream:
-                untar(stream, target, allowance)
+    else:
+        untar_file(archive, name, target, allowance)
 
 
-def untar(stream: IO[bytes], target: Path, allowance: Allowance, keep: Keep = lambda path: path) -> None:
-    """Unpacks a tar, compressed or not, in one pass. Owners, special bits and devices stay out.
+def untar_file(
+    archive: Path, name: str, target: Path, allowance: Allowance, keep: Keep = lambda path: path
+) -> None:
+    """Unpacks a tar, compressed or not, into a directory that is there. Owners, special bits and devices stay out.
 
     Raises:
-        PullFailure: an entry leads out, or too much would come out.
-        tarfile.TarError, OSError, EOFError: it is damaged.
+        PullFailure: INVALID_ARGUMENT, it is damaged or has an entry that leads out; RESOURCE_EXHAUSTED, too much
+            would come out.
     """
-    with tarfile.open(fileobj=stream, mode="r|*") as entries:
+    with _worded(name), archive.open("rb") as stream, tarfile.open(fileobj=stream, mode="r|*") as entries:
         for entry in entries:
             path = keep(PurePosixPath(*split_path(entry.name, "archive entry")))
             if path is None or not path.parts:

@@ -53,7 +53,7 @@ class HttpProvider:
             str(self._base.with_query(None)),
             self._base,
             headers=headers,
-            trust=_trust(config),
+            trust=trust_of(config, "http"),
             secrets=[value for values in headers.values() for value in values]
             + list(self._base.query.values()),
         )
@@ -137,14 +137,19 @@ def _sound(text: object) -> bool:
     return isinstance(text, str) and not set(text) & {"\r", "\n", "\0"}
 
 
-def _trust(config: Mapping[str, Any]) -> ssl.SSLContext | None:
+def trust_of(config: Mapping[str, Any], kind: str) -> ssl.SSLContext | None:
+    """Whom to trust and how to prove who asks; None for the system's authorities and nothing.
+
+    Raises:
+        PullFailure: INVALID_ARGUMENT, naming the field.
+    """
     authority = optional(config, "certificate")
     certificate, key = optional(config, "client_certificate"), optional(config, "client_key")
     if bool(certificate) != bool(key):
         missing = "client_key" if certificate else "client_certificate"
         raise PullFailure(
             Code.INVALID_ARGUMENT,
-            f"storage of type 'http' has no '{missing}'; give certificate and key, or neither",
+            f"storage of type '{kind}' has no '{missing}'; give certificate and key, or neither",
         )
     if not authority and not certificate:
         return None
@@ -153,7 +158,7 @@ def _trust(config: Mapping[str, Any]) -> ssl.SSLContext | None:
         if authority:
             context.load_verify_locations(cadata=authority)
     except (ssl.SSLError, ValueError):
-        raise _no_pem("certificate") from None
+        raise _no_pem(kind, "certificate") from None
     if certificate:
         # The library reads keys from files only.
         with tempfile.NamedTemporaryFile("w", suffix=".pem") as pem:
@@ -163,12 +168,12 @@ def _trust(config: Mapping[str, Any]) -> ssl.SSLContext | None:
                 # A key with a password would ask for it on the terminal.
                 context.load_cert_chain(pem.name, password=lambda: b"")
             except (ssl.SSLError, ValueError, OSError):
-                raise _no_pem("client_certificate' and 'client_key") from None
+                raise _no_pem(kind, "client_certificate' and 'client_key") from None
     return context
 
 
-def _no_pem(field: str) -> PullFailure:
+def _no_pem(kind: str, field: str) -> PullFailure:
     return PullFailure(
         Code.INVALID_ARGUMENT,
-        f"storage of type 'http' has '{field}' that cannot be used; give it as PEM, unencrypted",
+        f"storage of type '{kind}' has '{field}' that cannot be used; give it as PEM, unencrypted",
     )

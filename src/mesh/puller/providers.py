@@ -9,7 +9,9 @@ from mesh.puller.azure import open_azure
 from mesh.puller.failure import Code, PullFailure
 from mesh.puller.gcs import open_gcs
 from mesh.puller.http import HttpProvider
+from mesh.puller.hub import HubProvider
 from mesh.puller.local import LocalProvider
+from mesh.puller.oci import OciProvider
 from mesh.puller.provider import Provider, ProviderFactory, Workshop
 from mesh.puller.pvc import PvcProvider
 from mesh.puller.s3 import open_s3
@@ -17,8 +19,10 @@ from mesh.puller.s3 import open_s3
 PROVIDERS: Mapping[str, ProviderFactory] = {
     "azure": open_azure,
     "gcs": open_gcs,
+    "hf": HubProvider,
     "http": HttpProvider,
     "local": LocalProvider,
+    "oci": OciProvider,
     "pvc": PvcProvider,
     "s3": open_s3,
 }

@@ -24,6 +24,7 @@ UNKNOWN_SIZE = -1
 _CHUNK_BYTES = 1 << 20
 _MAX_REDIRECTS = 10
 _MAX_DOCUMENT_BYTES = 32 << 20
+_UNAUTHORIZED = 401
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SHORTEST_SECRET = 4
 _PARTIAL, _RANGE_NOT_SATISFIABLE = 206, 416
@@ -112,6 +113,11 @@ class Web:
     # What sessions share.
 
     @property
+    def place(self) -> str:
+        """For messages."""
+        return self._place
+
+    @property
     def workshop(self) -> Workshop:
         """Of the puller."""
         return self._workshop
@@ -176,6 +182,23 @@ class WebSession:
                             Code.INVALID_ARGUMENT, what, f"it is larger than {_MAX_DOCUMENT_BYTES} bytes"
                         )
                 return bytes(body), answer.headers
+
+        return await self._again(ask)
+
+    async def challenge(self, url: URL) -> str:
+        """Tells what a server wants of those who ask for an address; empty where it wants nothing more.
+
+        Raises:
+            PullFailure: it cannot be reached.
+        """
+
+        async def ask() -> str:
+            async with self._asking("log in"):
+                headers = self._web.headers_for(url)
+                async with self._session.get(url, headers=headers, allow_redirects=False) as answer:
+                    return (
+                        answer.headers.get("WWW-Authenticate", "") if answer.status == _UNAUTHORIZED else ""
+                    )
 
         return await self._again(ask)
 
@@ -275,7 +298,7 @@ class WebSession:
             PullFailure: there is none.
             _Broken: there may be one the next time.
         """
-        try:
+        async with self._asking(what):
             for _ in range(_MAX_REDIRECTS + 1):
                 sent = [*self._web.headers_for(url), ("Accept-Encoding", "identity"), *headers.items()]
                 async with self._session.get(url, headers=sent, allow_redirects=False) as answer:
@@ -289,6 +312,11 @@ class WebSession:
                         Code.INVALID_ARGUMENT, what, f"it leads to a {url.scheme} address"
                     )
             raise self._web.failure(Code.INVALID_ARGUMENT, what, f"more than {_MAX_REDIRECTS} redirects")
+
+    @asynccontextmanager
+    async def _asking(self, what: str) -> AsyncIterator[None]:
+        try:
+            yield
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             # Not the error's own text: it may hold the address with its signature.
             raise self._judged(error, what) from None
