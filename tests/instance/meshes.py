@@ -10,7 +10,7 @@ from typing import Any, Self
 import grpc
 
 from mesh.instance import Channels, EvictionSettings, Instance, LifecycleSettings, Settings
-from mesh.protos import admin_pb2, admin_pb2_grpc, model_mesh_pb2, model_mesh_pb2_grpc
+from mesh.protos import admin_pb2, admin_pb2_grpc, model_mesh_pb2, model_mesh_pb2_grpc, vmodels_pb2_grpc
 from mesh.registry import MemoryCluster, MemoryStore, Store
 from mesh.runtimes import ModelRuntime, RuntimeEndpoints, SpiRuntime
 from tests.instance.scripted_runtime import ScriptedRuntime
@@ -23,9 +23,11 @@ class Client:
     """What a user of one instance can do."""
 
     def __init__(self, address: str) -> None:
+        self.address = address
         self.channel = grpc.aio.insecure_channel(address)
         self.management: model_mesh_pb2_grpc.ModelMeshStub = model_mesh_pb2_grpc.ModelMeshStub(self.channel)
         self.admin: admin_pb2_grpc.AdminStub = admin_pb2_grpc.AdminStub(self.channel)
+        self.vmodels: vmodels_pb2_grpc.VModelsStub = vmodels_pb2_grpc.VModelsStub(self.channel)
         self._call: Any = self.channel.unary_unary(_METHOD)
         self._stream: Any = self.channel.stream_stream(_STREAM)
 

@@ -1,13 +1,16 @@
 """Vmodels as their users know them: setting, moving, deleting and asking them, whatever happens meanwhile."""
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import grpc
 import pytest
 
 from mesh.instance import LifecycleSettings, VModelSettings
+from mesh.placement import RemovalReason
 from mesh.protos import model_mesh_pb2 as api
+from mesh.protos import vmodels_pb2
 from mesh.registry import Delete, ModelRecord, Put, VModelRecord
 from tests.instance.meshes import Client, Mesh, eventually
 from tests.instance.scripted_runtime import MIB, ScriptedRuntime
@@ -351,3 +354,158 @@ async def test_counts_that_were_wrong_are_mended(mesh: Mesh) -> None:
     await models.update("left", lambda _: ModelRecord(type="test", refs=1, auto_delete=True))
     await eventually(lambda: _references(mesh) == {"m": 1, "leaked": 0})
     await client.unregister("leaked")
+
+
+async def _shared(client: Client, requests: int) -> dict[bytes, int]:
+    """How many requests each model answered."""
+    answers = Counter([await client.infer_vmodel("v") for _ in range(requests)])
+    return {answer.removesuffix(b":x"): count for answer, count in answers.items()}
+
+
+async def _set_canary(client: Client, share: float | None, model_id: str = "new") -> vmodels_pb2.VModel:
+    canary = None if share is None else vmodels_pb2.Portion(model_id=model_id, share=share)
+    request = vmodels_pb2.SetCanaryRequest(vmodel_id="v", canary=canary, sync=True)
+    return await client.vmodels.SetCanary(request, timeout=20)
+
+
+async def _set_shadow(client: Client, share: float | None, model_id: str = "new") -> vmodels_pb2.VModel:
+    shadow = None if share is None else vmodels_pb2.Portion(model_id=model_id, share=share)
+    request = vmodels_pb2.SetShadowRequest(vmodel_id="v", shadow=shadow, sync=True)
+    return await client.vmodels.SetShadow(request, timeout=20)
+
+
+async def test_a_canary_answers_its_share_on_every_instance_until_it_takes_over(mesh: Mesh) -> None:
+    clients = [await mesh.add() for _ in range(2)]
+    await mesh.settle()
+    await clients[0].set_vmodel("v", "old", info=INFO, loadNow=True, sync=True)
+    await clients[0].register("new")
+    reply = await _set_canary(clients[0], 0.25)
+    assert (reply.active_model_id, reply.canary.model_id, reply.canary.share) == ("old", "new", 0.25)
+    for client in clients:
+        await eventually(lambda client=client: _answers(client, b"new"), 20)
+        shares = await _shared(client, 100)
+        assert 23 <= shares[b"new"] <= 27
+        assert shares[b"old"] == 100 - shares[b"new"]
+    await _refused(
+        clients[0].unregister("new"), grpc.StatusCode.FAILED_PRECONDITION, "Model new has referents"
+    )
+
+    await clients[1].set_vmodel("v", "new", sync=True)
+    listed = (await clients[0].vmodels.List(vmodels_pb2.ListRequest(), timeout=20)).vmodels
+    assert [(one.active_model_id, one.HasField("canary")) for one in listed] == [("new", False)]
+    for client in clients:
+        await eventually(lambda client=client: _is(client, b"new:x"))
+        assert await _shared(client, 20) == {b"new": 20}
+    assert _references(mesh) == {"old": 0, "new": 1}
+
+
+async def _answers(client: Client, model_id: bytes) -> bool:
+    return model_id in await _shared(client, 10)
+
+
+async def test_a_canary_that_is_not_loaded_costs_no_request_anything(mesh: Mesh) -> None:
+    client = await mesh.add(vmodels=VModelSettings(review_interval_ms=100))
+    runtime = mesh.runtimes[0]
+    await client.set_vmodel("v", "old", info=INFO, loadNow=True, sync=True)
+    await client.register("new")
+    runtime.refuse["new"] = (grpc.StatusCode.INVALID_ARGUMENT, "the file is broken")
+    await _set_canary(client, 0.5)
+    assert await _shared(client, 20) == {b"old": 20}
+    # Another instance can load it, and the leader sees to that.
+    await mesh.add()
+    await eventually(lambda: _answers(client, b"new"), 20)
+    # It goes, and its requests go to the active model.
+    loaded_at = next(instance for instance in mesh.instances if instance.parts.loader.is_serving("new"))  # type: ignore[union-attr]
+    mesh.runtimes[1].refuse["new"] = runtime.refuse["new"]
+    loaded_at.parts.loader.remove("new", RemovalReason.SCALE_DOWN)  # type: ignore[union-attr]
+    await _set_canary(client, None)
+    assert await _shared(client, 20) == {b"old": 20}
+    assert _references(mesh) == {"old": 1, "new": 0}
+
+
+@pytest.mark.parametrize(
+    ("portion", "code", "message"),
+    [
+        (
+            vmodels_pb2.Portion(model_id="new", share=1),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "canary.share is 1: it must be less than 1; set the vmodel's target to new for it to answer all requests",
+        ),
+        (
+            vmodels_pb2.Portion(model_id="new", share=-0.5),
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "share is -0.5: it must be 1e-06 to 1, such as 0.05 for one in twenty",
+        ),
+        (
+            vmodels_pb2.Portion(model_id="nobody", share=0.1),
+            grpc.StatusCode.NOT_FOUND,
+            "Canary model nobody not found: register it first",
+        ),
+        (
+            vmodels_pb2.Portion(model_id="old", share=0.1),
+            grpc.StatusCode.FAILED_PRECONDITION,
+            "model old is the active model of vmodel v already: its canary must be another one",
+        ),
+    ],
+)
+async def test_a_canary_that_cannot_be_is_refused(
+    mesh: Mesh, portion: vmodels_pb2.Portion, code: grpc.StatusCode, message: str
+) -> None:
+    client = await mesh.add()
+    await client.set_vmodel("v", "old", info=INFO)
+    await client.register("new")
+    await _refused(_set_canary(client, portion.share, portion.model_id), code, message)
+    assert _references(mesh) == {"old": 1, "new": 0}
+
+
+async def test_a_shadow_gets_copies_of_requests_and_its_differences_are_reported(mesh: Mesh) -> None:
+    clients = [await mesh.add() for _ in range(2)]
+    await mesh.settle()
+    await clients[0].set_vmodel("v", "old", info=INFO, loadNow=True, sync=True)
+    await clients[0].register("new")
+    await _set_shadow(clients[0], 1.0)
+
+    async def compare(client: Client) -> vmodels_pb2.Comparison:
+        request = vmodels_pb2.CompareShadowRequest(vmodel_id="v")
+        return await client.vmodels.CompareShadow(request, timeout=20)
+
+    async def compared(client: Client) -> bool:
+        before = (await compare(clients[0])).different
+        await client.infer_vmodel("v")
+        await asyncio.sleep(0.1)
+        return (await compare(clients[0])).different > before
+
+    for client in clients:
+        await eventually(lambda client=client: compared(client), 20)
+    report = await compare(clients[1])
+    assert (report.shadow_model_id, report.equal, report.shadow_failed) == ("new", 0, 0)
+    assert {difference.instance_id for difference in report.differences} == {
+        instance.settings.instance_id for instance in mesh.instances
+    }
+    assert {difference.primary_model_id for difference in report.differences} == {"old"}
+    assert await _shared(clients[0], 20) == {b"old": 20}, "clients get the answers of the active model alone"
+
+    for runtime in mesh.runtimes:
+        runtime.refuse_calls["new"] = (grpc.StatusCode.INTERNAL, "it broke")
+    # What was found before is read, so that it takes no place in the next batch.
+    await compare(clients[1])
+    assert await _shared(clients[0], 20) == {b"old": 20}
+
+    async def failed() -> bool:
+        return (await compare(clients[1])).shadow_failed >= 20
+
+    await eventually(failed)
+    report = await compare(clients[1])
+    assert report.differences[0].shadow_message == "it broke"
+    assert report.differences[0].shadow_code == grpc.StatusCode.INTERNAL.value[0]
+
+    await _set_shadow(clients[0], None)
+    calls = sum(runtime.calls["new"] for runtime in mesh.runtimes)
+    await asyncio.sleep(0.1)
+    assert await _shared(clients[0], 20) == {b"old": 20}
+    assert sum(runtime.calls["new"] for runtime in mesh.runtimes) == calls
+    await _refused(
+        compare(clients[0]),
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "vmodel v has no shadow: give it one, or name one that it had in shadow_model_id",
+    )

@@ -16,8 +16,11 @@ from mesh.placement.vmodels import (
     LookAgain,
     MakeCopies,
     Park,
+    Portion,
     Referent,
     Refused,
+    Role,
+    SetPortion,
     SetTarget,
     Switch,
     TransitionStep,
@@ -29,6 +32,7 @@ from mesh.placement.vmodels import (
     miscounted,
     next_transition_step,
     park,
+    set_portion,
     set_target,
     switch,
 )
@@ -158,6 +162,39 @@ def test_late_news_of_a_transition_that_was_overtaken_change_nothing() -> None:
     assert switch(ON_A, "a", MODELS) == Change(ON_A)
 
 
+@pytest.mark.parametrize("role", Role)
+def test_a_canary_or_shadow_is_referred_to_until_it_ends_or_takes_over(role: Role) -> None:
+    change = set_portion(SetPortion("v", role, Portion("b", 0.1), "me"), ON_A, MODELS)
+    assert change.vmodel is not None
+    assert getattr(change.vmodel, role) == Portion("b", 0.1)
+    assert change.models == {"b": replace(MODELS["b"], references=1)}
+
+    models = {**MODELS, **change.models}
+    ended = set_portion(SetPortion("v", role, None), change.vmodel, models)
+    assert ended == Change(ON_A, {"b": MODELS["b"]})
+    promoted = _set(vmodel=change.vmodel, models=models, force=True)
+    assert promoted == Change(
+        VModel("b", "b", "me"), {"a": replace(MODELS["a"], references=0), "b": change.models["b"]}
+    ), "what took over is no portion any more, and is referred to once"
+
+
+@pytest.mark.parametrize(
+    ("vmodel", "portion", "owner", "reason"),
+    [
+        (None, Portion("b", 0.1), "", Refused.VMODEL_NOT_FOUND),
+        (ON_A, Portion("b", 0.1), "you", Refused.OTHER_OWNER),
+        (ON_A, Portion("c", 0.1), "", Refused.MODEL_NOT_FOUND),
+        (ON_A, Portion("a", 0.1), "", Refused.ACTIVE_MODEL),
+    ],
+)
+def test_what_cannot_be_a_canary_is_refused(
+    vmodel: VModel | None, portion: Portion, owner: str, reason: Refused
+) -> None:
+    with pytest.raises(VModelRefused) as refused:
+        set_portion(SetPortion("v", Role.CANARY, portion, owner), vmodel, MODELS)
+    assert refused.value.reason is reason
+
+
 @pytest.mark.parametrize(
     ("view", "step"),
     [
@@ -265,6 +302,16 @@ class References(RuleBasedStateMachine):
     def park(self, vmodel_id: str, model_id: str) -> None:
         self._decide(vmodel_id, lambda vmodel, _: park(vmodel, model_id))
 
+    @rule(
+        vmodel_id=_VMODELS,
+        model_id=_MODELS,
+        role=st.sampled_from(Role),
+        share=st.one_of(st.none(), st.floats(0.01, 0.99)),
+    )
+    def share(self, vmodel_id: str, model_id: str, role: Role, share: float | None) -> None:
+        wanted = SetPortion(vmodel_id, role, None if share is None else Portion(model_id, share))
+        self._decide(vmodel_id, lambda vmodel, models: set_portion(wanted, vmodel, models), model_id)
+
     @rule(model_id=_MODELS)
     def unregister(self, model_id: str) -> None:
         model = self.models.get(model_id)
@@ -291,6 +338,14 @@ class References(RuleBasedStateMachine):
     @invariant()
     def what_a_vmodel_needs_is_there(self) -> None:
         assert set(count_references(self.vmodels.values())) <= self.models.keys()
+
+    @invariant()
+    def no_model_is_its_own_canary_or_shadow(self) -> None:
+        for vmodel in self.vmodels.values():
+            assert all(
+                portion is None or portion.model != vmodel.active
+                for portion in (vmodel.canary, vmodel.shadow)
+            )
 
     @invariant()
     def nothing_stays_that_was_to_go(self) -> None:

@@ -4,18 +4,20 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 
 import grpc
 
 from mesh.dataplane import Ask, DataPlane
 from mesh.instance import logs
-from mesh.instance.errors import MeshError, Reason, registry_unavailable, status_from_number, vmodel_not_found
+from mesh.instance.errors import MeshError, Reason, status_from_number
 from mesh.instance.loader import Loader
 from mesh.instance.metrics import Metrics
 from mesh.instance.outcomes import RETRY_AFTER_S, error_of_record
 from mesh.instance.peers import Peers
 from mesh.instance.placer import Placer
 from mesh.instance.routes import Routes
+from mesh.instance.vmodels import VModelRequests
 from mesh.placement import (
     AwaitLoad,
     FailRequest,
@@ -28,7 +30,7 @@ from mesh.placement import (
     UseCopies,
     next_step,
 )
-from mesh.registry import Registry, RegistryError
+from mesh.registry import Registry
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class Asks:
     """Takes asks from one data plane and answers each, by a task of its own.
 
     Args:
+        vmodel_requests: finds the models of requests for vmodels.
         loader: None for a pure router.
         runtime_endpoint: the model server's number in the data plane; None for a pure router.
         serving_address: where the model server takes requests.
@@ -57,6 +60,7 @@ class Asks:
         routes: Routes,
         peers: Peers,
         placer: Placer,
+        vmodel_requests: VModelRequests,
         loader: Loader | None,
         runtime_endpoint: int | None,
         serving_address: str,
@@ -66,6 +70,7 @@ class Asks:
     ) -> None:
         self._instance_id = instance_id
         self._registry = registry
+        self._vmodel_requests = vmodel_requests
         self._dataplane = dataplane
         self._routes = routes
         self._peers = peers
@@ -111,50 +116,17 @@ class Asks:
             self._dataplane.answer_status(ask.token, bug.status_number, bug.message, bug.details())
 
     async def _decide(self, ask: Ask) -> None:
-        if not ask.is_vmodel:
+        self._learn(ask)
+        if ask.is_vmodel:
+            await self._vmodel_requests.bring(
+                ask.model_id, ask.resolved_id, fresh=ask.attempt == 0, serve=partial(self._decide_for, ask)
+            )
+        else:
             await self._decide_for(ask, ask.model_id)
-            return
-        model_id = await self._model_of(ask)
-        try:
-            await self._decide_for(ask, model_id)
-        except MeshError as error:
-            if error.reason is not Reason.MODEL_NOT_FOUND:
-                raise
-            await self._decide_for_successor(ask, model_id)
 
-    async def _decide_for_successor(self, ask: Ask, gone: str) -> None:
-        """Goes by what the store says, since the active model as known here is not registered any more."""
-        for model_id in await self._models_of(ask.model_id):
-            if model_id != gone:
-                try:
-                    await self._decide_for(ask, model_id)
-                except MeshError as error:
-                    if error.reason is not Reason.MODEL_NOT_FOUND:
-                        raise
-                    gone = model_id
-                else:
-                    return
-        raise MeshError(
-            grpc.StatusCode.INTERNAL,
-            Reason.MODEL_NOT_FOUND,
-            f"Target model {gone} of vmodel {ask.model_id} not found",
-            gone,
-        )
-
-    async def _models_of(self, vmodel_id: str) -> tuple[str, str]:
-        """Its active model and its target, as the store has them now."""
-        try:
-            record = await self._registry.vmodels.fetch(vmodel_id)
-        except RegistryError as error:
-            raise registry_unavailable(
-                f"the active model of vmodel {vmodel_id} is not registered, and its successor not known: {error}",
-                vmodel_id,
-            ) from None
-        if record is None:
-            raise vmodel_not_found(vmodel_id)
-        return record.active, record.target
-
-    async def _decide_for(self, ask: Ask, model_id: str) -> None:
+    def _learn(self, ask: Ask) -> None:
+        """Takes in what the attempt that failed tells of the copy that was tried."""
+        model_id = ask.resolved_id or ask.model_id
         peer = self._peers.at(ask.endpoint)
         match ask.reason:
             case "not_here" if peer is not None:
@@ -165,30 +137,12 @@ class Asks:
                 self._loader.lost(model_id)
             case _:
                 pass
+
+    async def _decide_for(self, ask: Ask, model_id: str) -> None:
         if ask.from_peer:
             await self._decide_here(ask, model_id)
         else:
             await self._decide_anywhere(ask, model_id)
-
-    async def _model_of(self, ask: Ask) -> str:
-        """The model that a vmodel's request was given to, unless the vmodel has left that."""
-        if ask.resolved_id and ask.resolved_id in self._dataplane.alias(ask.model_id):
-            return ask.resolved_id
-        return await self._active_model(ask.model_id)
-
-    async def _active_model(self, vmodel_id: str) -> str:
-        """The model that a vmodel stands for, where the data plane has no alias for it."""
-        record = self._registry.vmodels.get(vmodel_id)
-        if record is None:
-            try:
-                record = await self._registry.vmodels.fetch(vmodel_id)
-            except RegistryError as error:
-                raise registry_unavailable(
-                    f"vmodel {vmodel_id} is not known here and {error}", vmodel_id
-                ) from None
-        if record is None:
-            raise vmodel_not_found(vmodel_id)
-        return record.active
 
     async def _decide_here(self, ask: Ask, model_id: str) -> None:
         """A peer sent the request to the copy here: serve it here or say that there is none."""

@@ -39,7 +39,7 @@ from mesh.instance.settings import Settings
 from mesh.instance.settings.fields import boolean
 from mesh.instance.upkeep import Upkeep, make_upkeep
 from mesh.instance.usage import Rates
-from mesh.instance.vmodels import ReferenceAudit, Transitions, VModelRecords, VModels
+from mesh.instance.vmodels import VModelParts, assemble_vmodels
 from mesh.placement import (
     Bootstrap,
     DecisionRing,
@@ -80,8 +80,7 @@ class Parts:
     catalog: Catalog
     copies: CopyControl
     upkeep: Upkeep
-    transitions: Transitions
-    reference_audit: ReferenceAudit
+    vmodels: VModelParts
     management: ManagementService
     inbox: Inbox
     control: ControlServer
@@ -228,23 +227,17 @@ def assemble(
         now_ms,
         read_only=settings.lifecycle.read_only,
     )
-    vmodel_records = VModelRecords(registry)
-    transitions = Transitions(
+    vmodels = assemble_vmodels(
+        settings,
         registry,
-        vmodel_records,
-        catalog,
+        dataplane,
+        routes,
+        peers,
         placer,
-        ring,
-        patience_ms=settings.vmodels.patience_ms,
-        now_ms=steady_ms,
-    )
-    vmodels = VModels(
-        registry,
-        vmodel_records,
         catalog,
-        default_owner=settings.vmodels.default_owner,
-        read_only=settings.lifecycle.read_only,
+        ring,
         now_ms=now_ms,
+        steady_ms=steady_ms,
     )
     asks = Asks(
         own_id,
@@ -253,6 +246,7 @@ def assemble(
         routes,
         peers,
         placer,
+        vmodels.requests,
         loader,
         local.endpoint,
         runtime.serving_address if runtime is not None else "",
@@ -262,10 +256,11 @@ def assemble(
     )
     policies = Policies(registry, read_only=settings.lifecycle.read_only)
     answers = ServerAnswers(settings.version)
-    management = ManagementService(catalog, vmodels)
+    management = ManagementService(catalog, vmodels.api)
     rpcs = (
         management.rpcs()
         | AdminService(own_id, registry, peers, peer_service, policies).rpcs()
+        | vmodels.service.rpcs()
         | peer_service.rpcs()
         | answers.rpcs()
     )
@@ -306,13 +301,17 @@ def assemble(
         catalog=catalog,
         copies=copies,
         upkeep=upkeep,
-        transitions=transitions,
-        reference_audit=ReferenceAudit(registry),
+        vmodels=vmodels,
         management=management,
         inbox=Inbox(dataplane, asks, Calls(dataplane, rpcs)),
         control=ControlServer(rpcs, answers, run_dir=settings.run_dir),
         collector=InstanceCollector(
-            metrics, dataplane, self_view.gauges, Census(registry).gauges, lambda: health.ready
+            metrics,
+            dataplane,
+            self_view.gauges,
+            Census(registry).gauges,
+            lambda: health.ready,
+            vmodels.comparisons.metrics,
         ),
         dynamic=dynamic,
         request_log=RequestLog(dataplane, settings.request_log, dynamic),

@@ -10,7 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from mesh.dataplane import DataPlane
-from mesh.instance import admin_service, management, peer_service
+from mesh.instance import admin_service, management, peer_service, vmodels
 from mesh.instance.calls import Rpc, service
 from mesh.protos import POOL, inference_pb2
 
@@ -74,6 +74,7 @@ class ControlServer:
             (
                 management.SERVICE,
                 admin_service.SERVICE,
+                vmodels.SERVICE,
                 _INFERENCE,
                 health.SERVICE_NAME,
                 reflection.SERVICE_NAME,
@@ -86,7 +87,13 @@ class ControlServer:
     async def start(self, dataplane: DataPlane) -> None:
         """Serves, and has the data plane send the control methods where they belong."""
         await self._server.start()
-        services = (management.SERVICE, management.LEGACY_SERVICE, admin_service.SERVICE, health.SERVICE_NAME)
+        services = (
+            management.SERVICE,
+            management.LEGACY_SERVICE,
+            admin_service.SERVICE,
+            vmodels.SERVICE,
+            health.SERVICE_NAME,
+        )
         prefixes = [*(f"/{name}/" for name in services), "/grpc.reflection.", _SERVER_METHODS]
         dataplane.set_control(self._address, prefixes, [f"/{peer_service.SERVICE}/"], tuple(self._rpcs))
 

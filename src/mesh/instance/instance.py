@@ -146,6 +146,7 @@ class Instance:
         self._type_rules.apply(parts.candidates.set_constraints)
         # Peers ask for loads as soon as they see this instance: by then it must know them and what it has.
         parts.routes.start()
+        parts.vmodels.start()
         parts.candidates.start()
         parts.inbox.start()
         if parts.reconciliation is not None:
@@ -173,8 +174,8 @@ class Instance:
         self._run("type rules", self._type_rules.follow(parts.candidates.set_constraints))
         for name, loop in parts.upkeep.loops():
             self._run(name, loop)
-        self._lead(parts)
-        self._see_to_copies(parts)
+        for name, every_s, run in (*parts.copies.loops, *parts.vmodels.loops()):
+            self._run(name, repeat(name, every_s, run))
         self._run("candidacy", self._stand_for_election())
         if settings.metrics.port is not None:
             self._endpoints.append(serve_metrics(parts.collector, settings.host, settings.metrics.port))
@@ -224,22 +225,6 @@ class Instance:
                 f"instance id {own_id} is taken: an instance at {record.endpoint} answers to it; give each instance"
                 " an id of its own"
             )
-
-    def _see_to_copies(self, parts: Parts) -> None:
-        for name, every_s, run in parts.copies.loops:
-            self._run(name, repeat(name, every_s, run))
-
-    def _lead(self, parts: Parts) -> None:
-        """Starts what only the leader does; it stands by while another instance leads."""
-        if self.settings.lifecycle.read_only:
-            return
-        vmodels = self.settings.vmodels
-        parts.transitions.start()
-        for name, every_ms, run in (
-            ("review of vmodels", vmodels.review_interval_ms, parts.transitions.review),
-            ("audit of references", vmodels.audit_interval_ms, parts.reference_audit.run),
-        ):
-            self._run(name, repeat(name, every_ms / 1_000, run))
 
     async def _register_static_models(self, parts: Parts) -> None:
         models = self.settings.registrations.models
@@ -373,7 +358,7 @@ class Instance:
 
 async def _close_parts(parts: Parts) -> None:
     await parts.inbox.close()
-    await parts.transitions.close()
+    await parts.vmodels.close()
     await parts.copies.close()
     await parts.upkeep.close()
     await parts.catalog.close()

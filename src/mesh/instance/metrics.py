@@ -85,6 +85,9 @@ class ClusterGauges:
     managed: int
     loaded: int
     failed: int
+    vmodels: int
+    vmodels_moving: int
+    vmodels_failed: int
 
 
 class _Histogram:
@@ -248,6 +251,7 @@ class InstanceCollector(Collector):
         gauges: reads the instance's own figures.
         cluster: reads the whole mesh's figures; None while another instance leads, so that each is shown once.
         ready: whether clients should be sent to this instance.
+        shadows: what was found of vmodels' shadows.
     """
 
     def __init__(
@@ -257,7 +261,9 @@ class InstanceCollector(Collector):
         gauges: Callable[[], InstanceGauges],
         cluster: Callable[[], ClusterGauges | None],
         ready: Callable[[], bool],
+        shadows: Callable[[], Iterator[Metric]],
     ) -> None:
+        self._shadows = shadows
         self._ready = ready
         self._metrics = metrics
         self._dataplane = dataplane
@@ -268,6 +274,7 @@ class InstanceCollector(Collector):
         """Yields each family; takes no lock that a request could wait for longer than a copy of the counters."""
         yield from self._metrics.collect_data_plane(self._dataplane.take_histograms())
         yield from self._metrics.collect_local()
+        yield from self._shadows()
         yield from _gauges(self._instance_values())
         yield from _gauges(self._data_plane_values())
         if (cluster := self._cluster()) is not None:
@@ -276,6 +283,15 @@ class InstanceCollector(Collector):
                     "models_managed_total": ("Registered models", cluster.managed),
                     "models_loaded_total": ("Models with a copy", cluster.loaded),
                     "models_with_failure_total": ("Models with a failed load", cluster.failed),
+                    "vmodels_managed_total": ("Vmodels", cluster.vmodels),
+                    "vmodels_in_transition_total": (
+                        "Vmodels whose target is being made ready",
+                        cluster.vmodels_moving,
+                    ),
+                    "vmodels_with_failure_total": (
+                        "Vmodels whose target could not be loaded",
+                        cluster.vmodels_failed,
+                    ),
                 }
             )
 

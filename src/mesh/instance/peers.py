@@ -9,7 +9,7 @@ import grpc
 
 from mesh.dataplane import DataPlane
 from mesh.instance.errors import MeshError, Reason, model_not_found
-from mesh.protos import peer_pb2, peer_pb2_grpc
+from mesh.protos import peer_pb2, peer_pb2_grpc, vmodels_pb2
 from mesh.runtimes import OpenChannel
 
 log = logging.getLogger(__name__)
@@ -98,6 +98,17 @@ class Peer:
         request = peer_pb2.LocalDecisionsRequest(model_id=model_id, limit=limit)
         return await self._asked(
             lambda peer: peer.LocalDecisions(request, timeout=QUESTION_TIMEOUT_S), model_id
+        )
+
+    async def comparison(self, vmodel_id: str, shadow_model_id: str) -> vmodels_pb2.Comparison:
+        """Asks for what the peer counted of a vmodel's shadow.
+
+        Raises:
+            MeshError: the peer could not be asked.
+        """
+        request = peer_pb2.LocalComparisonRequest(vmodel_id=vmodel_id, shadow_model_id=shadow_model_id)
+        return await self._asked(
+            lambda peer: peer.LocalComparison(request, timeout=QUESTION_TIMEOUT_S), shadow_model_id
         )
 
     async def _asked(

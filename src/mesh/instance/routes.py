@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from mesh.dataplane import DataPlane
 from mesh.instance.peers import Peer, Peers
 from mesh.placement import CopySeen, Usable, usable_copies
-from mesh.registry import InstanceRecord, ModelRecord, Registry, VModelRecord
+from mesh.registry import InstanceRecord, ModelRecord, Registry
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +71,16 @@ class Routes:
         self._words: dict[str, dict[str, asyncio.TimerHandle]] = {}
         self._suspects: dict[str, asyncio.TimerHandle] = {}
         self._ripening: dict[str, asyncio.TimerHandle] = {}
+        self._on_refreshed: tuple[Callable[[str], None], ...] = ()
 
     def start(self) -> None:
         """Makes routes for what is there, and follows every change."""
         self._registry.instances.subscribe(self._instance_changed, replay=True)
         self._registry.models.subscribe(self._model_changed, replay=True)
-        self._registry.vmodels.subscribe(self._vmodel_changed, replay=True)
+
+    def on_refreshed(self, callback: Callable[[str], None]) -> None:
+        """Has a function called with a model's id whenever its copies may have changed; it must be quick."""
+        self._on_refreshed = (*self._on_refreshed, callback)
 
     def live(self, instance_id: str) -> bool:
         """Whether an instance is there, this one included."""
@@ -89,9 +93,7 @@ class Routes:
     def note_loaded(self, model_id: str, peer: Peer) -> None:
         """A peer said that it has the model loaded; the registry may show it only later."""
         self._take_back_word(model_id, peer.instance_id)
-        self._words.setdefault(model_id, {})[peer.instance_id] = asyncio.get_running_loop().call_later(
-            WORD_TTL_S, self._forget_word, model_id, peer.instance_id
-        )
+        self._hold_word(model_id, peer.instance_id, WORD_TTL_S)
         self.refresh(model_id)
 
     def note_absent(self, model_id: str, peer: Peer) -> None:
@@ -137,6 +139,8 @@ class Routes:
         elif model_id in self._routed:
             self._dataplane.remove_route(model_id)
             self._routed.discard(model_id)
+        for callback in self._on_refreshed:
+            callback(model_id)
 
     def _endpoint_in_route(self, model_id: str, instance_id: str) -> int | None:
         # The model server itself lets nobody wait: a copy here is in the route once it is loaded.
@@ -207,7 +211,18 @@ class Routes:
 
     def _forget_word(self, model_id: str, instance_id: str) -> None:
         self._take_back_word(model_id, instance_id)
+        record = self._registry.models.get(model_id)
+        if record is not None and instance_id in record.copies:
+            # The record tells when the load began, not that it has ended: the word holds until it need not say so.
+            ripens_ms = record.copies[instance_id] + self._assume_loaded_ms(record.type) - self._now_ms()
+            if ripens_ms > 0:
+                self._hold_word(model_id, instance_id, ripens_ms / 1_000)
         self.refresh(model_id)
+
+    def _hold_word(self, model_id: str, instance_id: str, for_s: float) -> None:
+        self._words.setdefault(model_id, {})[instance_id] = asyncio.get_running_loop().call_later(
+            for_s, self._forget_word, model_id, instance_id
+        )
 
     def _take_back_word(self, model_id: str, instance_id: str) -> None:
         words = self._words.get(model_id, {})
@@ -240,21 +255,6 @@ class Routes:
         for instance_id in after - before:
             self._models_at.setdefault(instance_id, set()).add(model_id)
         self.refresh(model_id)
-
-    def _vmodel_changed(self, vmodel_id: str, old: VModelRecord | None, new: VModelRecord | None) -> None:
-        if new is None:
-            self._dataplane.remove_alias(vmodel_id)
-            return
-        if old is not None and old.active != new.active == old.target:
-            # It moved when its target was loaded: all of the copies take over, not the one that was loaded first.
-            for instance_id in self._copies_of(new.active):
-                if (peer := self._peers.get(instance_id)) is not None:
-                    self.note_loaded(new.active, peer)
-        self._dataplane.set_alias(vmodel_id, [(new.active, 1)])
-
-    def _copies_of(self, model_id: str) -> Iterable[str]:
-        record = self._registry.models.get(model_id)
-        return () if record is None else record.copies
 
     def _instance_changed(
         self, instance_id: str, old: InstanceRecord | None, new: InstanceRecord | None

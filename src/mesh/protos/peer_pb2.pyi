@@ -280,6 +280,28 @@ class LocalCopy(_message.Message):
 Global___LocalCopy: _TypeAlias = LocalCopy  # noqa: Y015
 
 @_typing.final
+class LocalComparisonRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VMODEL_ID_FIELD_NUMBER: _builtins.int
+    SHADOW_MODEL_ID_FIELD_NUMBER: _builtins.int
+    vmodel_id: _builtins.str
+    shadow_model_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        vmodel_id: _builtins.str = ...,
+        shadow_model_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["shadow_model_id", b"shadow_model_id", "vmodel_id", b"vmodel_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LocalComparisonRequest: _TypeAlias = LocalComparisonRequest  # noqa: Y015
+
+@_typing.final
 class LocalDecisionsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from mesh.protos import peer_pb2 as mesh_dot_protos_dot_peer__pb2
+from mesh.protos import vmodels_pb2 as mesh_dot_protos_dot_vmodels__pb2
 
 
 class PeerStub:
@@ -34,6 +35,11 @@ class PeerStub:
                 '/mesh.peer.v1.Peer/LocalDecisions',
                 request_serializer=mesh_dot_protos_dot_peer__pb2.LocalDecisionsRequest.SerializeToString,
                 response_deserializer=mesh_dot_protos_dot_peer__pb2.LocalDecisionsReply.FromString,
+                _registered_method=True)
+        self.LocalComparison = channel.unary_unary(
+                '/mesh.peer.v1.Peer/LocalComparison',
+                request_serializer=mesh_dot_protos_dot_peer__pb2.LocalComparisonRequest.SerializeToString,
+                response_deserializer=mesh_dot_protos_dot_vmodels__pb2.Comparison.FromString,
                 _registered_method=True)
 
 
@@ -68,6 +74,13 @@ class PeerServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def LocalComparison(self, request, context):
+        """What the instance counted of a vmodel's shadow; nothing where it has none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PeerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -90,6 +103,11 @@ def add_PeerServicer_to_server(servicer, server):
                     servicer.LocalDecisions,
                     request_deserializer=mesh_dot_protos_dot_peer__pb2.LocalDecisionsRequest.FromString,
                     response_serializer=mesh_dot_protos_dot_peer__pb2.LocalDecisionsReply.SerializeToString,
+            ),
+            'LocalComparison': grpc.unary_unary_rpc_method_handler(
+                    servicer.LocalComparison,
+                    request_deserializer=mesh_dot_protos_dot_peer__pb2.LocalComparisonRequest.FromString,
+                    response_serializer=mesh_dot_protos_dot_vmodels__pb2.Comparison.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -200,6 +218,33 @@ class Peer:
             '/mesh.peer.v1.Peer/LocalDecisions',
             mesh_dot_protos_dot_peer__pb2.LocalDecisionsRequest.SerializeToString,
             mesh_dot_protos_dot_peer__pb2.LocalDecisionsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LocalComparison(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.peer.v1.Peer/LocalComparison',
+            mesh_dot_protos_dot_peer__pb2.LocalComparisonRequest.SerializeToString,
+            mesh_dot_protos_dot_vmodels__pb2.Comparison.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,6 +8,7 @@ users. Fields may be added; numbers are never reused.
 from collections import abc as _abc
 from grpc import aio as _aio
 from mesh.protos import peer_pb2 as _peer_pb2
+from mesh.protos import vmodels_pb2 as _vmodels_pb2
 import abc as _abc_1
 
 
@@ -23,6 +24,8 @@ class PeerStub:
     LocalModels: _aio.UnaryUnaryMultiCallable[_peer_pb2.LocalModelsRequest, _peer_pb2.LocalModelsReply]
     """The instance's own answers to the questions of mesh.admin.v1.Admin."""
     LocalDecisions: _aio.UnaryUnaryMultiCallable[_peer_pb2.LocalDecisionsRequest, _peer_pb2.LocalDecisionsReply]
+    LocalComparison: _aio.UnaryUnaryMultiCallable[_peer_pb2.LocalComparisonRequest, _vmodels_pb2.Comparison]
+    """What the instance counted of a vmodel's shadow; nothing where it has none."""
 
 class PeerServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -57,5 +60,13 @@ class PeerServicer(metaclass=_abc_1.ABCMeta):
         request: _peer_pb2.LocalDecisionsRequest,
         context: _aio.ServicerContext[_peer_pb2.LocalDecisionsRequest, _abc.Awaitable[_peer_pb2.LocalDecisionsReply]],
     ) -> _abc.Awaitable[_peer_pb2.LocalDecisionsReply]: ...
+
+    @_abc_1.abstractmethod
+    def LocalComparison(
+        self,
+        request: _peer_pb2.LocalComparisonRequest,
+        context: _aio.ServicerContext[_peer_pb2.LocalComparisonRequest, _abc.Awaitable[_vmodels_pb2.Comparison]],
+    ) -> _abc.Awaitable[_vmodels_pb2.Comparison]:
+        """What the instance counted of a vmodel's shadow; nothing where it has none."""
 
 def add_PeerServicer_to_server(servicer: PeerServicer, server: _aio.Server) -> None: ...

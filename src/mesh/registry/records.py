@@ -229,12 +229,23 @@ class VModelRecord(
         active: id of the model that serves its requests.
         target: id of the model that will; equal to `active` outside a transition.
         failed: whether the target could not be loaded.
+        canary: model that answers a share of the requests: ``model``, its id, and ``share``, above 0 and below
+            1; empty where there is none. A member of ours, which KServe ModelMesh ignores.
+        shadow: model that gets copies of a share of them, alike.
     """
 
     owner: str = msgspec.field(default="", name="o")
     active: str = msgspec.field(default="", name="amid")
     target: str = msgspec.field(default="", name="tmid")
     failed: bool = False
+    canary: Mapping[str, Any] = _NOTHING
+    shadow: Mapping[str, Any] = _NOTHING
+
+    def __post_init__(self) -> None:
+        if not self.canary:
+            force_setattr(self, "canary", _NOTHING)
+        if not self.shadow:
+            force_setattr(self, "shadow", _NOTHING)
 
 
 def _without(members: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -1,16 +1,17 @@
 """Carries changes of vmodels to the registry: the vmodel and its models in one transaction."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
-from mesh.instance.errors import MeshError, Reason, registry_unavailable
+from mesh.instance.errors import MeshError, Reason, read_only, registry_unavailable
 from mesh.placement.vmodels import (
     Attributes,
     Change,
+    Portion,
     Referent,
     Referents,
     Refused,
@@ -40,6 +41,7 @@ _REFUSALS = {
     Refused.MODEL_NOT_FOUND: (grpc.StatusCode.NOT_FOUND, Reason.MODEL_NOT_FOUND),
     Refused.UNEXPECTED_TARGET: (grpc.StatusCode.FAILED_PRECONDITION, Reason.UNEXPECTED_TARGET),
     Refused.OTHER_OWNER: (grpc.StatusCode.ALREADY_EXISTS, Reason.VMODEL_EXISTS),
+    Refused.ACTIVE_MODEL: (grpc.StatusCode.FAILED_PRECONDITION, Reason.INVALID_ARGUMENT),
     Refused.OTHER_ATTRIBUTES: (grpc.StatusCode.ALREADY_EXISTS, Reason.MODEL_EXISTS),
 }
 
@@ -57,10 +59,15 @@ class _ModelsChanged(Exception):
 
 
 class VModelRecords:
-    """The vmodels of the registry, for one instance."""
+    """The vmodels of the registry, for one instance.
 
-    def __init__(self, registry: Registry) -> None:
+    Args:
+        read_only: whether vmodels stay as they are.
+    """
+
+    def __init__(self, registry: Registry, *, read_only: bool = False) -> None:
         self._registry = registry
+        self._read_only = read_only
 
     def get(self, vmodel_id: str) -> VModel | None:
         """A vmodel as the mirror has it; None where there is none."""
@@ -120,6 +127,8 @@ class VModelRecords:
             if before is not None and not before.models <= records.keys():
                 raise _ModelsChanged
             decided = decide(before, {model_id: _referent(model) for model_id, model in records.items()})
+            if self._read_only and (decided.vmodel != before or decided.models):
+                raise read_only()
             written = Written(before, decided.vmodel)
             return [
                 _vmodel_record(record, decided.vmodel),
@@ -137,14 +146,41 @@ class VModelRecords:
 
 def vmodel_of(record: VModelRecord) -> VModel:
     """A vmodel as decisions see it."""
-    return VModel(record.active, record.target or record.active, record.owner, record.failed)
+    return VModel(
+        record.active,
+        record.target or record.active,
+        record.owner,
+        record.failed,
+        _portion(record.canary),
+        _portion(record.shadow),
+    )
+
+
+def _portion(members: Mapping[str, Any]) -> Portion | None:
+    """Reads a canary or shadow; one that was written by hand and makes no sense is none."""
+    model_id, share = members.get("model"), members.get("share")
+    if not isinstance(model_id, str) or not model_id or not isinstance(share, int | float):
+        return None
+    return Portion(model_id, float(share)) if 0 < share <= 1 else None
+
+
+def _members(portion: Portion | None, before: Mapping[str, Any]) -> Mapping[str, Any]:
+    if portion == _portion(before):
+        return before
+    return {} if portion is None else {"model": portion.model, "share": portion.share}
 
 
 def _vmodel_record(record: VModelRecord | None, vmodel: VModel | None) -> VModelRecord | None:
     if vmodel is None:
         return None
-    return (record or VModelRecord()).but(
-        active=vmodel.active, target=vmodel.target, owner=vmodel.owner, failed=vmodel.failed
+    record = record or VModelRecord()
+    return record.but(
+        active=vmodel.active,
+        target=vmodel.target,
+        owner=vmodel.owner,
+        failed=vmodel.failed,
+        canary=_members(vmodel.canary, record.canary),
+        shadow=_members(vmodel.shadow, record.shadow),
     )
 
 

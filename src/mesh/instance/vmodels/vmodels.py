@@ -6,13 +6,11 @@ from collections.abc import Callable
 import grpc
 
 from mesh.instance.catalog import Catalog
-from mesh.instance.errors import MeshError, Reason, invalid, read_only
-from mesh.instance.vmodels.records import Decide, VModelRecords, Written, vmodel_of
+from mesh.instance.errors import MeshError, Reason, invalid
+from mesh.instance.vmodels.records import VModelRecords, Written, vmodel_of
 from mesh.placement.vmodels import (
     Attributes,
-    Change,
     CopyCount,
-    Referents,
     SetTarget,
     VModel,
     delete,
@@ -33,7 +31,6 @@ class VModels:
 
     Args:
         default_owner: of vmodels that are created without one.
-        read_only: whether vmodels are neither set nor deleted.
         now_ms: epoch milliseconds.
     """
 
@@ -44,14 +41,12 @@ class VModels:
         catalog: Catalog,
         *,
         default_owner: str,
-        read_only: bool,
         now_ms: Callable[[], int],
     ) -> None:
         self._registry = registry
         self._records = records
         self._catalog = catalog
         self._default_owner = default_owner
-        self._read_only = read_only
         self._now_ms = now_ms
 
     async def set(self, request: api.SetVModelRequest) -> api.VModelStatusInfo:
@@ -84,7 +79,7 @@ class VModels:
         )
         written = await self._records.change(
             vmodel_id,
-            self._unless_read_only(lambda before, models: set_target(wanted, before, models, self._now_ms())),
+            lambda before, models: set_target(wanted, before, models, self._now_ms()),
             models=(target,),
         )
         after = written.after
@@ -94,17 +89,6 @@ class VModels:
         elif request.loadNow or _took_over(written, copies):
             await self._load(target, wait=request.sync)
         return await self._status(self._records.get(vmodel_id))
-
-    def _unless_read_only(self, decide: Decide) -> Decide:
-        """Refuses what would change something while nothing may; calls that change nothing succeed as ever."""
-
-        def decide_to_keep(vmodel: VModel | None, models: Referents) -> Change:
-            change = decide(vmodel, models)
-            if self._read_only and (change.vmodel != vmodel or change.models):
-                raise read_only()
-            return change
-
-        return decide_to_keep
 
     async def _count_copies(self, vmodel: VModel | None, target: str) -> dict[str, CopyCount]:
         if vmodel is None or vmodel.active == target:
@@ -159,8 +143,7 @@ class VModels:
         """
         _require_id(request.vModelId)
         await self._records.change(
-            request.vModelId,
-            self._unless_read_only(lambda vmodel, models: delete(vmodel, models, owner=request.owner)),
+            request.vModelId, lambda vmodel, models: delete(vmodel, models, owner=request.owner)
         )
         return api.DeleteVModelResponse()
 

@@ -1,7 +1,18 @@
 """Pure decisions about vmodels: names that stand for a model, and for the next one while that is made ready."""
 
 from mesh.placement.vmodels.audit import count_references, miscounted
-from mesh.placement.vmodels.changes import CopyCount, SetTarget, delete, park, set_target, switch
+from mesh.placement.vmodels.changes import (
+    CopyCount,
+    Role,
+    SetPortion,
+    SetTarget,
+    delete,
+    park,
+    set_portion,
+    set_target,
+    switch,
+)
+from mesh.placement.vmodels.sharing import WHOLE, ready, shares
 from mesh.placement.vmodels.transition import (
     PATIENCE_MS,
     CopyRefused,
@@ -16,6 +27,7 @@ from mesh.placement.vmodels.transition import (
 from mesh.placement.vmodels.values import (
     Attributes,
     Change,
+    Portion,
     Referent,
     Referents,
     Refused,
@@ -26,6 +38,7 @@ from mesh.placement.vmodels.values import (
 
 __all__ = [
     "PATIENCE_MS",
+    "WHOLE",
     "Attributes",
     "Change",
     "CopyCount",
@@ -33,9 +46,12 @@ __all__ = [
     "LookAgain",
     "MakeCopies",
     "Park",
+    "Portion",
     "Referent",
     "Referents",
     "Refused",
+    "Role",
+    "SetPortion",
     "SetTarget",
     "Switch",
     "TransitionStep",
@@ -48,6 +64,9 @@ __all__ = [
     "miscounted",
     "next_transition_step",
     "park",
+    "ready",
+    "set_portion",
     "set_target",
+    "shares",
     "switch",
 ]

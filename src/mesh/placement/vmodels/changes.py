@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 from mesh.placement.vmodels.values import (
     Attributes,
     Change,
+    Portion,
     Referent,
     Referents,
     Refused,
@@ -91,7 +93,7 @@ def set_target(request: SetTarget, vmodel: VModel | None, models: Referents, now
     else:
         target_now = request.force or not _is_noticed(vmodel.active, request)
         active = request.target if target_now else vmodel.active
-        after = replace(vmodel, active=active, target=request.target, failed=False)
+        after = _moved(vmodel, active, request.target)
         current = models.get(vmodel.active)
         used_ms = current.last_used_ms if current is not None else now_ms - _CREATED_AGE_MS[request.load_now]
     # Never back: a model that others use does not get older by being given to one more vmodel.
@@ -109,10 +111,14 @@ def _check(request: SetTarget, vmodel: VModel | None) -> None:
                 Refused.UNEXPECTED_TARGET,
                 f"Existing target model {vmodel.target} does not match expected {request.expected}",
             )
-    if vmodel is not None and request.owner and vmodel.owner != request.owner:
+    if vmodel is not None:
+        _check_owner(request.vmodel_id, vmodel, request.owner)
+
+
+def _check_owner(vmodel_id: str, vmodel: VModel, owner: str) -> None:
+    if owner and vmodel.owner != owner:
         raise VModelRefused(
-            Refused.OTHER_OWNER,
-            f'vmodel {request.vmodel_id} already exists with different owner "{vmodel.owner}"',
+            Refused.OTHER_OWNER, f'vmodel {vmodel_id} already exists with different owner "{vmodel.owner}"'
         )
 
 
@@ -131,12 +137,79 @@ def _target(request: SetTarget, vmodel: VModel | None, model: Referent | None) -
     return model
 
 
+def _moved(vmodel: VModel, active: str, target: str) -> VModel:
+    """The vmodel with other models. What became the active one is no canary or shadow of itself any more."""
+    return replace(
+        vmodel,
+        active=active,
+        target=target,
+        failed=False,
+        canary=_unless(vmodel.canary, active),
+        shadow=_unless(vmodel.shadow, active),
+    )
+
+
+def _unless(portion: Portion | None, active: str) -> Portion | None:
+    return None if portion is None or portion.model == active else portion
+
+
 def _is_noticed(active: str, request: SetTarget) -> bool:
     """Whether requests would find fewer copies if the target were active."""
     if active not in request.copies:
         # It became the active model while its predecessor's copies were counted: the leader will see.
         return active != request.target
     return request.copies.get(request.target, CopyCount()).loaded < request.copies[active].listed
+
+
+class Role(StrEnum):
+    """What a model besides the active one does for a vmodel."""
+
+    CANARY = "canary"
+    SHADOW = "shadow"
+
+
+@dataclass(frozen=True, slots=True)
+class SetPortion:
+    """What a caller wants of a vmodel's canary or shadow.
+
+    Attributes:
+        portion: the model and its share, as it is to be; None to end it.
+        owner: that the vmodel must have; empty for any.
+    """
+
+    vmodel_id: str
+    role: Role
+    portion: Portion | None
+    owner: str = ""
+
+
+def set_portion(request: SetPortion, vmodel: VModel | None, models: Referents) -> Change:
+    """Gives a vmodel a canary or a shadow, another one or another share, or takes it away.
+
+    Args:
+        models: the one it is to be, and every model that the vmodel refers to.
+
+    Raises:
+        VModelRefused: there is no such vmodel of the owner or no such model, or it is the active one.
+    """
+    if vmodel is None:
+        raise VModelRefused(Refused.VMODEL_NOT_FOUND, f"vmodel {request.vmodel_id} not found")
+    _check_owner(request.vmodel_id, vmodel, request.owner)
+    role, portion = request.role, request.portion
+    if portion is not None:
+        if models.get(portion.model) is None:
+            raise VModelRefused(
+                Refused.MODEL_NOT_FOUND,
+                f"{role.capitalize()} model {portion.model} not found: register it first",
+            )
+        if portion.model == vmodel.active:
+            raise VModelRefused(
+                Refused.ACTIVE_MODEL,
+                f"model {portion.model} is the active model of vmodel {request.vmodel_id} already: its {role} must be"
+                " another one",
+            )
+    after = replace(vmodel, canary=portion) if role is Role.CANARY else replace(vmodel, shadow=portion)
+    return changed(vmodel, after, models)
 
 
 def delete(vmodel: VModel | None, models: Referents, *, owner: str = "") -> Change:
@@ -162,7 +235,7 @@ def switch(vmodel: VModel | None, target: str, models: Referents) -> Change:
     """
     if vmodel is None or vmodel.target != target or not vmodel.in_transition:
         return Change(vmodel)
-    return changed(vmodel, replace(vmodel, active=target, failed=False), models)
+    return changed(vmodel, _moved(vmodel, target, target), models)
 
 
 def park(vmodel: VModel | None, target: str) -> Change:

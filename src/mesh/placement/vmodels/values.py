@@ -6,6 +6,19 @@ from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
+class Portion:
+    """A model besides the active one, and the share of the vmodel's requests that it gets.
+
+    Attributes:
+        model: its id.
+        share: above 0, at most 1.
+    """
+
+    model: str
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class VModel:
     """A name that stands for a model, and for the next one while that is made ready.
 
@@ -14,12 +27,16 @@ class VModel:
         target: id of the model that will; equal to ``active`` outside a transition.
         owner: who may change it, empty for anyone.
         failed: whether the target could not be loaded.
+        canary: answers a share of the requests; None where the active model answers all.
+        shadow: gets copies of a share of the requests, and its answers go nowhere; None where there is none.
     """
 
     active: str
     target: str
     owner: str = ""
     failed: bool = False
+    canary: Portion | None = None
+    shadow: Portion | None = None
 
     @property
     def in_transition(self) -> bool:
@@ -29,7 +46,8 @@ class VModel:
     @property
     def models(self) -> frozenset[str]:
         """The models that it refers to; each counts once."""
-        return frozenset((self.active, self.target))
+        portions = (portion.model for portion in (self.canary, self.shadow) if portion is not None)
+        return frozenset((self.active, self.target, *portions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +100,7 @@ class Refused(StrEnum):
     UNEXPECTED_TARGET = "unexpected_target"
     OTHER_OWNER = "other_owner"
     OTHER_ATTRIBUTES = "other_attributes"
+    ACTIVE_MODEL = "active_model"
 
 
 class VModelRefused(Exception):
