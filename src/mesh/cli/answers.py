@@ -6,7 +6,7 @@ Members may be added; none is renamed or left out.
 from collections.abc import Sequence
 from typing import Any
 
-from mesh.protos import admin_pb2, model_mesh_pb2, peer_pb2
+from mesh.protos import admin_pb2, model_mesh_pb2, peer_pb2, vmodels_pb2
 
 Json = dict[str, Any]
 
@@ -107,6 +107,71 @@ def management_status(model_id: str, status: model_mesh_pb2.ModelStatusInfo) -> 
         "model_id": model_id,
         "status": model_mesh_pb2.ModelStatusInfo.ModelStatus.Name(status.status),
         "errors": list(status.errors),
+    }
+
+
+def vmodels(messages: Sequence[vmodels_pb2.VModel]) -> Json:
+    """A list of vmodels."""
+    return {"vmodels": [vmodel(message) for message in messages]}
+
+
+def vmodel(message: vmodels_pb2.VModel) -> Json:
+    """One vmodel; canary and shadow are null where there is none."""
+    return {
+        "vmodel_id": message.vmodel_id,
+        "owner": message.owner,
+        "active_model_id": message.active_model_id,
+        "target_model_id": message.target_model_id,
+        "failed": message.failed,
+        "canary": _portion(message.canary) if message.HasField("canary") else None,
+        "shadow": _portion(message.shadow) if message.HasField("shadow") else None,
+    }
+
+
+def _portion(message: vmodels_pb2.Portion) -> Json:
+    return {"model_id": message.model_id, "share": message.share}
+
+
+def vmodel_status(vmodel_id: str, status: model_mesh_pb2.VModelStatusInfo) -> Json:
+    """What the management API says of a vmodel; the target is null outside a transition."""
+    moving = status.HasField("targetModelStatus")
+    return {
+        "vmodel_id": vmodel_id,
+        "status": model_mesh_pb2.VModelStatusInfo.VModelStatus.Name(status.status),
+        "owner": status.owner,
+        "active": management_status(status.activeModelId, status.activeModelStatus),
+        "target": management_status(status.targetModelId, status.targetModelStatus) if moving else None,
+    }
+
+
+def comparison(message: vmodels_pb2.Comparison) -> Json:
+    """What came of a shadow."""
+    return {
+        "vmodel_id": message.vmodel_id,
+        "shadow_model_id": message.shadow_model_id,
+        "equal": message.equal,
+        "different": message.different,
+        "shadow_failed": message.shadow_failed,
+        "primary_failed": message.primary_failed,
+        "dropped": message.dropped,
+        "primary_ms": message.primary_ms,
+        "shadow_ms": message.shadow_ms,
+        "missing_instances": list(message.missing_instances),
+        "differences": [
+            {
+                "instance_id": one.instance_id,
+                "time_ms": one.time_ms,
+                "method": one.method,
+                "primary_model_id": one.primary_model_id,
+                "shadow_code": one.shadow_code,
+                "shadow_message": one.shadow_message,
+                "primary_bytes": one.primary_bytes,
+                "shadow_bytes": one.shadow_bytes,
+                "primary_ms": one.primary_ms,
+                "shadow_ms": one.shadow_ms,
+            }
+            for one in message.differences
+        ],
     }
 
 

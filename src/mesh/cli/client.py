@@ -19,6 +19,8 @@ from mesh.protos import (
     inference_pb2_grpc,
     model_mesh_pb2,
     model_mesh_pb2_grpc,
+    vmodels_pb2,
+    vmodels_pb2_grpc,
 )
 
 DEFAULT_ADDRESS = "127.0.0.1:8033"
@@ -91,6 +93,7 @@ class Mesh:
     admin: admin_pb2_grpc.AdminStub
     management: model_mesh_pb2_grpc.ModelMeshStub
     inference: inference_pb2_grpc.GRPCInferenceServiceStub
+    vmodels: vmodels_pb2_grpc.VModelsStub
 
     async def model(self, model_id: str) -> admin_pb2.Model | None:
         """Asks for one model; None where it is not registered."""
@@ -114,6 +117,19 @@ class Mesh:
             after = reply.next
             if not after or (limit is not None and len(models) >= limit):
                 return ModelList(tuple(models), more=bool(after), registered=reply.total)
+
+    async def list_vmodels(self, *, prefix: str, owner: str, limit: int | None) -> list[vmodels_pb2.VModel]:
+        """Asks for the vmodels page by page, at most ``limit`` of them."""
+        vmodels: list[vmodels_pb2.VModel] = []
+        request = vmodels_pb2.ListRequest(prefix=prefix, owner=owner)
+        while True:
+            if limit is not None:
+                request.limit = limit - len(vmodels)
+            reply = await self.vmodels.List(request, timeout=QUESTION_TIMEOUT_S)
+            vmodels.extend(reply.vmodels)
+            request.after = reply.next
+            if not reply.next or (limit is not None and len(vmodels) >= limit):
+                return vmodels
 
     async def instances(self) -> admin_pb2.ListInstancesReply:
         """Asks for the instances of the mesh."""
@@ -173,6 +189,7 @@ async def connect(address: str) -> AsyncIterator[Mesh]:
             admin_pb2_grpc.AdminStub(channel),
             model_mesh_pb2_grpc.ModelMeshStub(channel),
             inference_pb2_grpc.GRPCInferenceServiceStub(channel),
+            vmodels_pb2_grpc.VModelsStub(channel),
         )
 
 

@@ -35,6 +35,9 @@ COMMANDS: Mapping[str, Entry] = {
     "simulate": Entry(
         "mesh.cli.simulate:simulate", "Try a mesh of any size on a made or recorded load, in simulated time."
     ),
+    "vmodels": Entry(
+        "mesh.cli.vmodels:vmodels", "Let names stand for models: move them, try canaries and shadows."
+    ),
     "serve": Entry("mesh.cli.serve:serve", "Run one instance beside a model server, as in a pod."),
     "runtime": Entry("mesh.cli.runtime:runtime", "Run the built-in model server."),
 }

@@ -66,3 +66,9 @@ def count(number: int, noun: str) -> str:
         return f"1 {noun}"
     plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{number:,} {plural}"
+
+
+def percent(share: float) -> str:
+    """A share in percent, with as many digits as it takes to be told from 0: ``5%``, ``0.02%``, ``33.3%``."""
+    value = share * 100
+    return f"{value:.1f}".removesuffix(".0") + "%" if value >= 1 or value == 0 else f"{value:.2g}%"

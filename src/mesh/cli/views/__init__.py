@@ -7,9 +7,11 @@ from mesh.cli.views.decisions import decision_line, explanation
 from mesh.cli.views.instances import instances_table, memory_bar, mesh_status
 from mesh.cli.views.models import model_state, model_status, models_table
 from mesh.cli.views.top import Snapshot, top_frame
+from mesh.cli.views.vmodels import comparison, vmodel_status, vmodels_table
 
 __all__ = [
     "Snapshot",
+    "comparison",
     "decision_line",
     "explanation",
     "instances_table",
@@ -19,4 +21,6 @@ __all__ = [
     "model_status",
     "models_table",
     "top_frame",
+    "vmodel_status",
+    "vmodels_table",
 ]
