@@ -509,3 +509,55 @@ async def test_a_shadow_gets_copies_of_requests_and_its_differences_are_reported
         grpc.StatusCode.FAILED_PRECONDITION,
         "vmodel v has no shadow: give it one, or name one that it had in shadow_model_id",
     )
+
+
+async def test_what_is_set_here_is_told_there_and_what_is_known_is_told_while_the_registry_is_away(
+    mesh: Mesh,
+) -> None:
+    clients = [await mesh.add() for _ in range(2)]
+    await mesh.settle()
+    await clients[0].set_vmodel("v", "old", info=INFO, loadNow=True, sync=True)
+    for number in range(5):
+        target = f"new-{number}"
+        await clients[0].set_vmodel("v", target, info=INFO, force=True)
+        assert (await clients[1].vmodel_status("v")).targetModelId == target
+    assert await clients[1].infer_vmodel("v") == b"new-4:x"
+    mesh.registry.stop()
+    assert (await clients[1].vmodel_status("v")).activeModelId == "new-4"
+    assert await clients[1].infer_vmodel("v") == b"new-4:x"
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await clients[1].set_vmodel("v", "old")
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    mesh.registry.start()
+
+
+async def test_a_caller_that_waited_long_enough_is_told_that_the_transition_goes_on(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mesh.instance.vmodels.vmodels.SYNC_TIMEOUT_S", 0.2)
+    client = await mesh.add()
+    await client.set_vmodel("v", "old", info=INFO, loadNow=True, sync=True)
+    mesh.runtimes[0].load_delay_s = 1.0
+    await _refused(
+        client.set_vmodel("v", "new", info=INFO, sync=True),
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        "model new was not ready for vmodel v after 0.2 s; the transition goes on, and getVModelStatus tells how",
+    )
+    await eventually(lambda: _defined(client, "v", "new"))
+
+
+async def test_lists_come_in_pages_and_by_owner(mesh: Mesh) -> None:
+    client = await mesh.add()
+    for number in range(5):
+        await client.set_vmodel(f"v-{number}", "m", info=INFO, owner="odd" if number % 2 else "even")
+
+    async def ids(**fields: Any) -> tuple[list[str], str]:
+        reply = await client.vmodels.List(vmodels_pb2.ListRequest(**fields), timeout=20)
+        assert reply.total == 5
+        return [vmodel.vmodel_id for vmodel in reply.vmodels], reply.next
+
+    assert await ids(limit=2) == (["v-0", "v-1"], "v-1")
+    assert await ids(limit=2, after="v-3") == (["v-4"], "")
+    assert await ids(owner="odd") == (["v-1", "v-3"], "")
+    assert await ids(prefix="v-2") == (["v-2"], "")
+    assert _references(mesh) == {"m": 5}

@@ -333,7 +333,7 @@ class References(RuleBasedStateMachine):
     @invariant()
     def every_count_is_right(self) -> None:
         counts = {model_id: model.references for model_id, model in self.models.items()}
-        assert not miscounted(self.vmodels.values(), counts)
+        assert not miscounted(count_references(self.vmodels.values()), counts)
 
     @invariant()
     def what_a_vmodel_needs_is_there(self) -> None:

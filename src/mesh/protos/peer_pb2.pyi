@@ -362,7 +362,9 @@ class Decision(_message.Message):
     """Instance that decided."""
     time_ms: _builtins.int
     kind: _builtins.str
-    """placement, load, eviction, refusal, unload, failure, scale_up, scale_down, move."""
+    """placement, load, eviction, refusal, unload, failure, scale_up, scale_down, move,
+    switch.
+    """
     model_id: _builtins.str
     summary: _builtins.str
     """One line for people."""

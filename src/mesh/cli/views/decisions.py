@@ -20,6 +20,7 @@ _KIND_STYLES = {
     "scale_up": "green",
     "scale_down": "yellow",
     "move": "cyan",
+    "switch": "cyan",
 }
 #: The decisions that answer the question of why a copy is where it is.
 _REASONS_OF_A_COPY = ("placement", "load")

@@ -5,10 +5,11 @@ people wrote to or that was restored in part; without this, a model that nobody 
 """
 
 import logging
+from collections import Counter
 
 from mesh.instance.vmodels.records import vmodel_of
 from mesh.placement.vmodels import VModel, count_references, miscounted
-from mesh.registry import KEEP, VMODELS, Keep, ModelRecord, Registry
+from mesh.registry import KEEP, VMODELS, Keep, ModelRecord, Registry, VModelRecord
 
 log = logging.getLogger(__name__)
 
@@ -18,9 +19,11 @@ class ReferenceAudit:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._counts: dict[str, int] = {}
+        self._recorded: dict[str, int] = {}
+        self._counted: Counter[str] = Counter()
         self._suspects: dict[str, int] = {}
         registry.models.subscribe(self._model_changed, replay=True)
+        registry.vmodels.subscribe(self._vmodel_changed, replay=True)
 
     async def run(self) -> None:
         """Looks once.
@@ -34,7 +37,7 @@ class ReferenceAudit:
         if self._registry.vmodels.invalid:
             # What a record that cannot be read refers to is not known, so nothing can be said of any count.
             return
-        wrong = miscounted(map(vmodel_of, self._registry.vmodels.values()), self._counts)
+        wrong = miscounted(self._counted, self._recorded)
         # A vmodel and its models are mirrored apart: for a moment one may be ahead of the other.
         certain = [model_id for model_id, count in wrong.items() if self._suspects.get(model_id) == count]
         self._suspects = wrong
@@ -81,6 +84,15 @@ class ReferenceAudit:
 
     def _model_changed(self, model_id: str, _: ModelRecord | None, record: ModelRecord | None) -> None:
         if record is not None and record.refs:
-            self._counts[model_id] = record.refs
+            self._recorded[model_id] = record.refs
         else:
-            self._counts.pop(model_id, None)
+            self._recorded.pop(model_id, None)
+
+    def _vmodel_changed(self, _: str, old: VModelRecord | None, new: VModelRecord | None) -> None:
+        if new is not None:
+            self._counted.update(vmodel_of(new).models)
+        if old is not None:
+            for model_id in vmodel_of(old).models:
+                self._counted[model_id] -= 1
+                if not self._counted[model_id]:
+                    del self._counted[model_id]

@@ -69,8 +69,7 @@ class Transitions:
     async def review(self) -> None:
         """Takes up every transition that nobody works on, those that failed before among them."""
         if self._registry.election.leading:
-            for vmodel_id, record in list(self._registry.vmodels.items()):
-                self._take_up(vmodel_id, vmodel_of(record))
+            self._take_up_all()
 
     async def close(self) -> None:
         """Ends what is under way; the next leader goes on with it."""
@@ -82,8 +81,13 @@ class Transitions:
             self._leave(list(self._under_way))
             self._parked.clear()
             return
+        self._take_up_all()
+
+    def _take_up_all(self) -> None:
         for vmodel_id, record in self._registry.vmodels.items():
-            self._take_up(vmodel_id, vmodel_of(record))
+            # Most are not in transition, and there may be a hundred thousand.
+            if record.target != record.active:
+                self._take_up(vmodel_id, vmodel_of(record))
 
     def _vmodel_changed(self, vmodel_id: str, _: VModelRecord | None, record: VModelRecord | None) -> None:
         vmodel = None if record is None else vmodel_of(record)

@@ -33,6 +33,8 @@ class Trials:
             return
         wanted: dict[str, str] = {}
         for vmodel_id, record in self._registry.vmodels.items():
+            if not record.canary and not record.shadow:
+                continue
             vmodel = vmodel_of(record)
             for portion in (vmodel.canary, vmodel.shadow):
                 if portion is not None:

@@ -11,19 +11,19 @@ def count_references(vmodels: Iterable[VModel]) -> Counter[str]:
     return Counter(model_id for vmodel in vmodels for model_id in vmodel.models)
 
 
-def miscounted(vmodels: Iterable[VModel], references: Mapping[str, int]) -> dict[str, int]:
-    """Finds the models whose count is wrong.
+def miscounted(counted: Mapping[str, int], recorded: Mapping[str, int]) -> dict[str, int]:
+    """Finds the models whose recorded count is wrong.
 
     A registry that KServe ModelMesh wrote may have such: it loses count where a transition is reverted or forced.
 
     Args:
-        references: as the records have them; a model that is missing has none.
+        counted: vmodels that refer to a model; one that is missing has none.
+        recorded: what the models' records say, alike.
 
     Returns: models to the references that they really have. A model that is not registered may be among them.
     """
-    counted = count_references(vmodels)
     return {
-        model_id: counted[model_id]
-        for model_id in counted.keys() | references.keys()
-        if counted[model_id] != references.get(model_id, 0)
+        model_id: counted.get(model_id, 0)
+        for model_id in counted.keys() | recorded.keys()
+        if counted.get(model_id, 0) != recorded.get(model_id, 0)
     }
