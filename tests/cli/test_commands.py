@@ -95,7 +95,16 @@ def test_models_can_be_narrowed(mesh: ScriptedMesh) -> None:
 
 def test_json_of_a_model_has_stable_names(mesh: ScriptedMesh) -> None:
     model = json.loads(succeed(mesh, "status", "digits", "--json"))
-    assert set(model) == {"model_id", "type", "path", "last_used_ms", "references", "copies", "failures"}
+    assert set(model) == {
+        "model_id",
+        "type",
+        "path",
+        "last_used_ms",
+        "references",
+        "policy",
+        "copies",
+        "failures",
+    }
     assert model["copies"][0]["state"] == "loaded"
     assert model["copies"][0]["size_bytes"] == 9 * MIB
     assert (

@@ -19,6 +19,7 @@ def model(message: admin_pb2.Model) -> Json:
         "path": message.path,
         "last_used_ms": message.last_used_ms,
         "references": message.references,
+        "policy": policy(message.policy),
         "copies": [
             {
                 "instance_id": copy.instance_id,
@@ -35,6 +36,18 @@ def model(message: admin_pb2.Model) -> Json:
             {"instance_id": failure.instance_id, "time_ms": failure.time_ms, "message": failure.message}
             for failure in message.failures
         ],
+    }
+
+
+def policy(message: admin_pb2.Policy) -> Json:
+    """What is asked for of a model's copies."""
+    return {
+        "min_copies": message.min_copies,
+        "max_copies": message.max_copies,
+        "pinned": message.pinned,
+        "priority": message.priority,
+        "idle_ttl_ms": message.idle_ttl_ms,
+        "declared_size_bytes": message.declared_size_bytes,
     }
 
 

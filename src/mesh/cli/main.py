@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, Entry] = {
     "register": Entry("mesh.cli.manage:register", "Make a model known to the mesh."),
     "unregister": Entry("mesh.cli.manage:unregister", "Remove a model from the mesh."),
     "load": Entry("mesh.cli.manage:load", "Load a model now, before anybody asks it."),
+    "policy": Entry("mesh.cli.policy:policy", "Say how many copies a model is to have."),
     "simulate": Entry(
         "mesh.cli.simulate:simulate", "Try a mesh of any size on a made or recorded load, in simulated time."
     ),

@@ -1,6 +1,6 @@
 """How quantities are written for people."""
 
-from mesh.protos import peer_pb2
+from mesh.protos import admin_pb2, peer_pb2
 
 MIB = 1 << 20
 
@@ -72,3 +72,24 @@ def percent(share: float) -> str:
     """A share in percent, with as many digits as it takes to be told from 0: ``5%``, ``0.02%``, ``33.3%``."""
     value = share * 100
     return f"{value:.1f}".removesuffix(".0") + "%" if value >= 1 or value == 0 else f"{value:.2g}%"
+
+
+def policy(told: admin_pb2.Policy) -> str:
+    """What is asked for of a model's copies; empty where nothing is."""
+    parts = []
+    if told.min_copies and told.min_copies == told.max_copies:
+        parts.append(f"{told.min_copies} {'copy' if told.min_copies == 1 else 'copies'}")
+    else:
+        parts += [f"at least {told.min_copies}"] if told.min_copies else []
+        parts += [f"at most {told.max_copies}"] if told.max_copies else []
+        if parts:
+            parts = [" and ".join(parts) + " copies"]
+    if told.pinned:
+        parts.append("pinned")
+    if told.priority:
+        parts.append(f"priority {told.priority}")
+    if told.idle_ttl_ms:
+        parts.append(f"unloaded when idle for {told.idle_ttl_ms / 1_000:g} s")
+    if told.declared_size_bytes:
+        parts.append(f"{size(told.declared_size_bytes)} a copy")
+    return ", ".join(parts)

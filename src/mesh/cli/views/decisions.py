@@ -25,8 +25,10 @@ _KIND_STYLES = {
 #: The decisions that answer the question of why a copy is where it is.
 _REASONS_OF_A_COPY = ("placement", "load")
 #: The decisions that answer the question of why a model is not loaded.
-_ENDINGS_OF_A_COPY = ("eviction", "unload", "failure")
-#: An eviction and the unload that it leads to are so close together at most, milliseconds.
+_ENDINGS_OF_A_COPY = ("eviction", "scale_down", "move", "unload", "failure")
+#: Of these, the ones that lead to an unload, which then does not say more.
+_CAUSES_OF_AN_UNLOAD = ("eviction", "scale_down", "move")
+#: One of these and the unload that it leads to are so close together at most, milliseconds.
 _SAME_EVENT_MS = 1_000
 
 
@@ -133,7 +135,7 @@ def _where(
 
 
 def _why_not_loaded(decisions: Sequence[peer_pb2.Decision]) -> peer_pb2.Decision | None:
-    """What took the last copy away; of an eviction and the unload that it led to, the eviction."""
+    """What took the last copy away; of an unload and what led to it, the latter."""
     endings = [decision for decision in decisions if decision.kind in _ENDINGS_OF_A_COPY]
     if not endings:
         return None
@@ -142,9 +144,9 @@ def _why_not_loaded(decisions: Sequence[peer_pb2.Decision]) -> peer_pb2.Decision
         (
             decision
             for decision in endings
-            if decision.kind == "eviction"
+            if decision.kind in _CAUSES_OF_AN_UNLOAD
             and decision.instance_id == newest.instance_id
-            and newest.time_ms - decision.time_ms < _SAME_EVENT_MS
+            and abs(newest.time_ms - decision.time_ms) < _SAME_EVENT_MS
         ),
         newest,
     )

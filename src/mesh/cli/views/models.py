@@ -127,6 +127,8 @@ def _facts(model: admin_pb2.Model, now_ms: int) -> RenderableType:
     if model.size_bytes:
         facts.add_row("  size", f"{words.size(model.size_bytes)}, {model.size_source}")
     facts.add_row("  last used", words.ago(model.last_used_ms, now_ms))
+    if asked_for := words.policy(model.policy):
+        facts.add_row("  policy", asked_for)
     if model.references:
         facts.add_row("  vmodels", f"{model.references} refer to it")
     return facts

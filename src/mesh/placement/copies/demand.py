@@ -17,8 +17,6 @@ _GAP_MS = 1_000
 #: Requests arrive at random: so many standard deviations above the threshold are no accident. The less a copy is
 #: asked too much, the longer it takes to be sure; after a whole interval the plain rate decides.
 _DEVIATIONS = 3
-#: Demand that reached this share of the threshold was high.
-_HIGH_SHARE = 0.75
 #: Intervals between two sweeps for models that have not been used for long.
 _SWEEP_INTERVALS = 30
 
@@ -87,7 +85,8 @@ class _Demand:
         queued: the most that waited for a slot.
         earlier_*: in the interval before.
         rpm: over the last interval that ended, at ``ended_ms``.
-        high_ms: when demand was last close to the threshold.
+        peak: the highest rate in any interval of the window of ``calm_ms`` that has the number ``window``.
+        earlier_peak: in the window before.
         uses: a bit for each interval, the lowest that of ``uses_slot``, set where the model was used in it.
         slot_*: samples that do not yet span enough to tell a rate.
         over_*: of the time since which demand has been above the threshold without a break; 0 where it is not.
@@ -104,7 +103,9 @@ class _Demand:
     earlier_queued: int = 0
     rpm: int = 0
     ended_ms: int = 0
-    high_ms: int = 0
+    window: int = 0
+    peak: int = 0
+    earlier_peak: int = 0
     uses: int = 0
     uses_slot: int = 0
     slot_ms: int = 0
@@ -132,13 +133,13 @@ class DemandView:
     Attributes:
         rpm: requests per minute in the last interval.
         threshold: that it is to take.
-        high_ms: epoch milliseconds when it was last close to the threshold; 0 for never.
+        peak_rpm: the highest rate in any interval of the last `ScalingFigures.calm_ms` or more.
         queued: the most requests that waited for a slot in the last interval.
     """
 
     rpm: int
     threshold: int
-    high_ms: int
+    peak_rpm: int
     queued: int
 
 
@@ -239,8 +240,8 @@ class Demands:
             self.busiest_percent = max(self.busiest_percent, 100 * rpm // threshold)
             if rpm >= threshold:
                 overloads.append(Overload(model_id, Cause.RATE, rpm, threshold, span_ms))
-            if rpm >= _HIGH_SHARE * threshold:
-                demand.high_ms = now_ms
+            _move_window(demand, now_ms // figures.calm_ms)
+            demand.peak = max(demand.peak, rpm)
             demand.rpm, demand.ended_ms, demand.began_ms, demand.requests = rpm, now_ms, now_ms, 0
             demand.earlier_answers, demand.answers = demand.answers, 0
             demand.earlier_service_ms, demand.service_ms = demand.service_ms, 0.0
@@ -263,11 +264,12 @@ class Demands:
         demand = self._demands.get(model_id)
         if demand is None:
             return DemandView(0, figures.rpm_threshold, 0, 0)
+        _move_window(demand, now_ms // figures.calm_ms)
         fresh = now_ms - demand.ended_ms < 2 * figures.interval_ms
         return DemandView(
             rpm=demand.rpm if fresh else 0,
             threshold=demand.threshold(figures),
-            high_ms=demand.high_ms,
+            peak_rpm=max(demand.peak, demand.earlier_peak),
             queued=demand.earlier_queued if fresh else 0,
         )
 
@@ -288,6 +290,12 @@ def _too_many_in_flight(sample: Sample, figures: ScalingFigures) -> int:
     if sample.max_concurrency:
         return sample.in_flight if sample.queued else 0
     return sample.in_flight if 0 < figures.in_flight_threshold <= sample.in_flight else 0
+
+
+def _move_window(demand: _Demand, window: int) -> None:
+    if window > demand.window:
+        demand.earlier_peak = demand.peak if window == demand.window + 1 else 0
+        demand.window, demand.peak = window, 0
 
 
 def _note_use(demand: _Demand, now_ms: int, figures: ScalingFigures) -> None:

@@ -20,8 +20,8 @@ class ScalingFigures:
         second_copy_max_age_ms: one longer ago does not count.
         full_share: no copy is added for recurring use where more of the memory is taken, unless what is evicted next
             was not used for `unmissed_ms`.
-        calm_ms: a model with more than two copies loses none before its load was low for so long, and before the
-            newest copy is `young_ms` old.
+        calm_ms: a model with more than two copies loses one when its load was low for so long, or up to twice as
+            long, and the newest copy is `young_ms` old.
         young_ms: see ``calm_ms``.
         unload_pause_ms: between two copies of one model that are taken away.
         pressure_share: with less of the memory free there is pressure, and unused copies go sooner.

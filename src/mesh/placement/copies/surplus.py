@@ -138,15 +138,14 @@ def _calm(copy: CopyHere, now_ms: int, figures: ScalingFigures) -> Surplus | Non
         others < kept
         or now_ms - copy.last_unload_ms < figures.unload_pause_ms
         or now_ms - youngest_ms < figures.young_ms
-        or now_ms - demand.high_ms < figures.calm_ms
         or demand.queued > 1
-        or demand.rpm > _LOW_SHARE * demand.threshold
-        or demand.rpm * (others + 1) > _AFTERWARDS_SHARE * demand.threshold * others
+        or demand.peak_rpm > _LOW_SHARE * demand.threshold
+        or demand.peak_rpm * (others + 1) > _AFTERWARDS_SHARE * demand.threshold * others
     ):
         return None
     message = (
-        f"{demand.rpm} requests/min, which the other {others} copies can take: {demand.threshold} each, "
-        f"not reached for {figures.calm_ms / 60_000:g} minutes"
+        f"{demand.peak_rpm} requests/min at most for {figures.calm_ms / 60_000:g} minutes, and the other {others} "
+        f"copies can take {demand.threshold} each"
     )
     return Surplus(copy.model_id, SurplusKind.CALM, kept, message, figures.unload_pause_ms)
 
