@@ -93,6 +93,16 @@ def test_the_mesh_in_numbers() -> None:
     assert "routes only" in line_of(rendered, "router-1")
 
 
+def test_instances_that_go_by_other_type_constraints_stand_out() -> None:
+    reply = instances()
+    for instance in reply.instances:
+        instance.type_rules = "" if instance.instance_id == "laptop-1" else "0a1b2c3d"
+    rendered = text(views.mesh_status(reply, NOW))
+    told = "type constraints differ from those of most"
+    assert told in line_of(rendered[rendered.index("INSTANCE") :], "laptop-1")
+    assert rendered.count(told) == 1
+
+
 def test_a_mesh_without_a_leader_says_so() -> None:
     assert "none elected" in text(views.mesh_status(admin_pb2.ListInstancesReply(), NOW))
 

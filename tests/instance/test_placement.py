@@ -7,6 +7,7 @@ import pytest
 
 from mesh.instance import PlacementSettings, assembly
 from mesh.placement import TypeConstraints
+from mesh.protos import admin_pb2
 from tests.instance.meshes import Client, Mesh, eventually
 
 
@@ -52,6 +53,12 @@ async def test_types_live_where_their_labels_are_also_after_the_rules_have_chang
     expected = TypeConstraints.parse(rules.read_text())
     await eventually(lambda: all(ranked.constraints == expected for ranked in instances))
     assert await plain.infer("s") == b"s:x"
+
+    async def all_say_so() -> bool:
+        listed = (await plain.admin.ListInstances(admin_pb2.ListInstancesRequest())).instances
+        return [instance.type_rules for instance in listed] == 3 * [expected.digest]
+
+    await eventually(all_say_so)
     assert "s" in mesh.runtimes[2].loaded
 
 

@@ -102,6 +102,34 @@ async def test_a_declared_size_decides_whatever_the_model_server_says(
     assert "is smaller than the model, 100.0 MiB" in str(refused.value.details())
 
 
+async def test_memory_taken_beyond_what_there_is_shows_until_it_has_been_made_up_for(
+    mesh: Mesh, unused_tcp_port: int
+) -> None:
+    runtime = ScriptedRuntime(mesh.socket(), capacity=32 * MIB, size=MIB)
+    client = await mesh.add(runtime, metrics=MetricsSettings(port=unused_tcp_port))
+    for model_id in ("busy", "large"):
+        runtime.true_sizes[model_id] = 20 * MIB
+        await client.register(model_id)
+    stream = client.open_stream("busy")
+    await stream.write(b"1")
+    assert await stream.read() == b"busy:1"
+    assert await client.infer("large") == b"large:x"
+
+    async def deficit() -> float:
+        lines = (await metrics(unused_tcp_port)).splitlines()
+        name = "modelmesh_instance_memory_deficit_bytes "
+        return float(next(line for line in lines if line.startswith(name)).removeprefix(name))
+
+    assert await deficit() == 8 * MIB
+    await stream.done_writing()
+    assert await stream.read() is grpc.aio.EOF
+
+    async def made_up_for() -> bool:
+        return await deficit() == 0
+
+    await eventually(made_up_for, 20)
+
+
 async def test_a_model_server_that_comes_back_larger_or_smaller_is_used_as_it_is_now(mesh: Mesh) -> None:
     runtime = ScriptedRuntime(mesh.socket(), capacity=32 * MIB, size=MIB)
     client = await mesh.add(runtime)

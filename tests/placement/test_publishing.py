@@ -18,6 +18,7 @@ class Record:
     loads_in_progress: int = 1
     request_rate: int = 1_000
     shutting_down: bool = False
+    type_rules: str = ""
 
 
 WRITTEN = Record()

@@ -187,6 +187,7 @@ def _instance(instance_id: str, record: InstanceRecord, reachable: bool) -> admi
         location=record.location,
         zone=record.zone,
         labels=record.labels,
+        type_rules=record.type_rules,
         start_time_ms=record.start_time,
         capacity_bytes=record.capacity * UNIT_BYTES,
         used_bytes=record.used * UNIT_BYTES,

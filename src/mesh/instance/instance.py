@@ -143,7 +143,7 @@ class Instance:
             self.health,
         )
         self.rules.apply(parts.dataplane)
-        self._type_rules.apply(parts.candidates.set_constraints)
+        self._type_rules.apply(parts.candidates, parts.self_view)
         # Peers ask for loads as soon as they see this instance: by then it must know them and what it has.
         parts.routes.start()
         parts.vmodels.start()
@@ -171,7 +171,7 @@ class Instance:
             self._run("snapshot", repeat("the snapshot", every_s, snapshot.write, first_after_s=first_s))
         self._run("request log", parts.request_log.run())
         self._run("method rules", self.rules.follow(parts.dataplane))
-        self._run("type rules", self._type_rules.follow(parts.candidates.set_constraints))
+        self._run("type rules", self._type_rules.follow(parts.candidates, parts.self_view))
         for name, loop in parts.upkeep.loops():
             self._run(name, loop)
         for name, every_s, run in (*parts.copies.loops, *parts.vmodels.loops()):

@@ -24,6 +24,7 @@ class SelfView:
     Attributes:
         leaving: it hands its models over and takes no more.
         runtime_up: its model server answers.
+        type_rules: `TypeConstraints.digest` of the rules in effect.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class SelfView:
         self._started_ms = started_ms
         self._endpoint = endpoint
         self.leaving = False
+        self.type_rules = ""
         self.runtime_up = loader is not None
 
     def record(self) -> InstanceRecord:
@@ -56,6 +58,7 @@ class SelfView:
             request_rate=self._rates.load,
             shutting_down=self.leaving,
             endpoint=self._endpoint(),
+            type_rules=self.type_rules,
         )
         if self._loader is None or not self.runtime_up:
             return told

@@ -1,8 +1,8 @@
 """Keeps the placer's type constraints as the settings have them, also while a mounted file changes."""
 
-from collections.abc import Callable
-
+from mesh.instance.candidates import Candidates
 from mesh.instance.mounted import MountedFile
+from mesh.instance.self_view import SelfView
 from mesh.instance.settings import PlacementSettings
 from mesh.placement import TypeConstraints
 
@@ -30,11 +30,17 @@ class TypeRules:
         if self._file is not None:
             self._constraints = await self._file.first()
 
-    def apply(self, take: Callable[[TypeConstraints], None]) -> None:
-        """Hands the rules over."""
-        take(self._constraints)
+    def apply(self, candidates: Candidates, own: SelfView) -> None:
+        """Makes the rules those by which models are placed, and lets the others know which they are."""
+        candidates.set_constraints(self._constraints)
+        own.type_rules = self._constraints.digest
 
-    async def follow(self, take: Callable[[TypeConstraints], None]) -> None:
-        """Hands the rules over whenever the file changes, until cancelled; at once done where there is none."""
+    async def follow(self, candidates: Candidates, own: SelfView) -> None:
+        """Applies the file whenever it changes, until cancelled; at once done where there is none."""
+
+        def changed(constraints: TypeConstraints) -> None:
+            self._constraints = constraints
+            self.apply(candidates, own)
+
         if self._file is not None:
-            await self._file.follow(take)
+            await self._file.follow(changed)

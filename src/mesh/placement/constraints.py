@@ -8,6 +8,7 @@ Format and meaning are those of KServe ModelMesh::
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 #: The name under which the rule for all types that have none of their own stands.
 DEFAULT_TYPE = "_default"
@@ -61,6 +62,16 @@ class TypeConstraints:
         if not isinstance(told, dict):
             raise ValueError(f"must be an object of rules by model type, is {told!r}")
         return TypeConstraints({model_type: _rule(model_type, rule) for model_type, rule in told.items()})
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal rules and hardly ever for others; empty where there are none."""
+        if not self.rules:
+            return ""
+        told = sorted(
+            (name, sorted(rule.required), sorted(rule.preferred)) for name, rule in self.rules.items()
+        )
+        return sha256(json.dumps(told).encode()).hexdigest()[:8]
 
     def rule_name(self, model_type: str) -> str:
         """Under which name the type's rule stands; types of one name are treated alike."""

@@ -42,6 +42,10 @@ class PublishedInstance(Protocol):
         """Requests per minute."""
 
     @property
+    def type_rules(self) -> str:
+        """Equal for instances with equal type constraints."""
+
+    @property
     def shutting_down(self) -> bool:
         """It takes no more models."""
 
@@ -92,6 +96,7 @@ def _informs(written: PublishedInstance, current: PublishedInstance) -> bool:
         or (rate >= 100 and rate * 10 > written.request_rate)
         or (written.oldest_use >= NEVER_USED_MS) != (current.oldest_use >= NEVER_USED_MS)
         or abs(current.oldest_use - written.oldest_use) >= 20_000
+        or written.type_rules != current.type_rules
     )
 
 

@@ -417,6 +417,7 @@ class Instance(_message.Message):
     OLDEST_USED_MS_FIELD_NUMBER: _builtins.int
     SHUTTING_DOWN_FIELD_NUMBER: _builtins.int
     REACHABLE_FIELD_NUMBER: _builtins.int
+    TYPE_RULES_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     location: _builtins.str
     zone: _builtins.str
@@ -433,6 +434,8 @@ class Instance(_message.Message):
     shutting_down: _builtins.bool
     reachable: _builtins.bool
     """False where a peer did not answer in time; its figures are then those of its record."""
+    type_rules: _builtins.str
+    """Equal for instances with the same type constraints; empty where there are none."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -452,10 +455,11 @@ class Instance(_message.Message):
         oldest_used_ms: _builtins.int = ...,
         shutting_down: _builtins.bool = ...,
         reachable: _builtins.bool = ...,
+        type_rules: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "instance_id", b"instance_id", "labels", b"labels", "loader_threads", b"loader_threads", "loads_in_progress", b"loads_in_progress", "location", b"location", "models", b"models", "oldest_used_ms", b"oldest_used_ms", "reachable", b"reachable", "requests_per_minute", b"requests_per_minute", "shutting_down", b"shutting_down", "start_time_ms", b"start_time_ms", "used_bytes", b"used_bytes", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity_bytes", b"capacity_bytes", "instance_id", b"instance_id", "labels", b"labels", "loader_threads", b"loader_threads", "loads_in_progress", b"loads_in_progress", "location", b"location", "models", b"models", "oldest_used_ms", b"oldest_used_ms", "reachable", b"reachable", "requests_per_minute", b"requests_per_minute", "shutting_down", b"shutting_down", "start_time_ms", b"start_time_ms", "type_rules", b"type_rules", "used_bytes", b"used_bytes", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -197,6 +197,7 @@ class InstanceRecord(
         shutting_down: whether it is to be treated as gone.
         endpoint: ``host:port`` where other instances reach it. A member of ours: KServe ModelMesh finds its
             peers by registrations of its own, and ignores this one.
+        type_rules: tells whether two instances have the same type constraints; empty for none. A member of ours.
     """
 
     start_time: int = msgspec.field(default=0, name="startTime")
@@ -214,6 +215,7 @@ class InstanceRecord(
     request_rate: int = msgspec.field(default=0, name="rpm")
     shutting_down: bool = msgspec.field(default=False, name="shutdown")
     endpoint: str = ""
+    type_rules: str = msgspec.field(default="", name="typeRules")
 
     def __post_init__(self) -> None:
         force_setattr(self, "labels", tuple(sorted(self.labels)))

@@ -1,5 +1,6 @@
 """Instances: how many, who leads, how full they are."""
 
+from collections import Counter
 from collections.abc import Iterable
 
 from rich.console import Group, RenderableType
@@ -51,7 +52,9 @@ def instances_table(instances: Iterable[admin_pb2.Instance], leader: str, now_ms
         "",
         numeric=("used", "of", "models", "loading", "req/min"),
     )
-    for instance in sorted(instances, key=lambda instance: instance.instance_id):
+    instances = sorted(instances, key=lambda instance: instance.instance_id)
+    ((rules, _),) = Counter(instance.type_rules for instance in instances).most_common(1) or (("", 0),)
+    for instance in instances:
         router = instance.capacity_bytes == 0
         table.add_row(
             instance.instance_id,
@@ -65,12 +68,12 @@ def instances_table(instances: Iterable[admin_pb2.Instance], leader: str, now_ms
             str(instance.requests_per_minute),
             words.duration(now_ms - instance.start_time_ms) if instance.start_time_ms else "-",
             words.ago(instance.oldest_used_ms, now_ms) if instance.oldest_used_ms else "-",
-            _remarks(instance, leader),
+            _remarks(instance, leader, rules),
         )
     return table
 
 
-def _remarks(instance: admin_pb2.Instance, leader: str) -> Text:
+def _remarks(instance: admin_pb2.Instance, leader: str, rules: str) -> Text:
     remarks = []
     if instance.instance_id == leader:
         remarks.append(Text("leader", style="cyan"))
@@ -78,6 +81,10 @@ def _remarks(instance: admin_pb2.Instance, leader: str) -> Text:
         remarks.append(Text("shutting down", style="yellow"))
     if not instance.reachable:
         remarks.append(Text("unreachable: figures are from its record", style="red"))
+    if instance.type_rules != rules:
+        remarks.append(Text("type constraints differ from those of most", style="yellow"))
+    if instance.zone:
+        remarks.append(Text(f"zone {instance.zone}", style="dim"))
     if instance.labels:
         remarks.append(Text(f"labels {','.join(instance.labels)}", style="dim"))
     return Text(", ").join(remarks)
