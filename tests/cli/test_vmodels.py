@@ -51,6 +51,22 @@ async def test_a_vmodel_from_its_making_to_its_end(mesh: Mesh) -> None:
     assert "there is no vmodel 'digits'" in gone
 
 
+async def test_a_vmodel_is_asked_the_sample_of_its_active_model(mesh: Mesh, tmp_path: Path) -> None:
+    client = await mesh.add()
+    (tmp_path / "sample.json").write_text(
+        json.dumps({"samples": [{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [5]}]}]})
+    )
+    await _run(client, "set", "digits", "digits-1", "--type", "test", "--path", str(tmp_path / "model"))
+    arguments = ["infer", "digits", "--vmodel", "--address", client.address]
+    result = await asyncio.to_thread(CliRunner().invoke, main, arguments)
+    # The model server of this test speaks no protocol of its own: what it gives back begins with the model that it is.
+    assert "there is no vmodel" not in result.output
+    assert "sample" not in result.output
+    assert mesh.runtimes[0].calls["digits-1"] == 1
+    result = await asyncio.to_thread(CliRunner().invoke, main, ["infer", "nobody", *arguments[2:]])
+    assert "there is no vmodel 'nobody'" in result.output
+
+
 async def test_models_on_trial(mesh: Mesh) -> None:
     client = await mesh.add()
     await _run(client, "set", "digits", "old", "--type", "test", "--load")

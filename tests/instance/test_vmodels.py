@@ -209,6 +209,13 @@ async def test_sync_waits_for_the_move_and_a_failure_ends_the_wait(mesh: Mesh) -
         "good",
         "bad",
     )
+    leader = next(instance for instance in mesh.instances if instance.registry.election.leading)
+    told = {
+        sample.name: sample.value for family in leader.parts.collector.collect() for sample in family.samples
+    }
+    assert told["modelmesh_vmodels_managed_total"] == 1
+    assert told["modelmesh_vmodels_in_transition_total"] == 1
+    assert told["modelmesh_vmodels_with_failure_total"] == 1
     assert reply.targetModelStatus.status == Status.LOADING_FAILED
     assert any("the file is broken" in message for message in reply.targetModelStatus.errors)
     for client in clients:
@@ -498,6 +505,16 @@ async def test_a_shadow_gets_copies_of_requests_and_its_differences_are_reported
     report = await compare(clients[1])
     assert report.differences[0].shadow_message == "it broke"
     assert report.differences[0].shadow_code == grpc.StatusCode.INTERNAL.value[0]
+
+    exported = {
+        (sample.labels["modelId"], sample.labels["result"]): sample.value
+        for instance in mesh.instances
+        for family in instance.parts.collector.collect()
+        for sample in family.samples
+        if sample.name == "modelmesh_shadow_requests" and sample.labels["vModelId"] == "v"
+    }
+    assert exported["new", "different"] > 0
+    assert exported["new", "equal"] == 0
 
     await _set_shadow(clients[0], None)
     calls = sum(runtime.calls["new"] for runtime in mesh.runtimes)

@@ -102,6 +102,12 @@ class Mesh:
         )
         return reply.model if reply.found else None
 
+    async def active_model(self, vmodel_id: str) -> admin_pb2.Model | None:
+        """Asks for the model that a vmodel stands for; None where there is no such vmodel, or its model is gone."""
+        request = model_mesh_pb2.GetVModelStatusRequest(vModelId=vmodel_id)
+        status = await self.management.getVModelStatus(request, timeout=QUESTION_TIMEOUT_S)
+        return await self.model(status.activeModelId) if status.activeModelId else None
+
     async def models(
         self, *, prefix: str = "", loaded_only: bool = False, limit: int | None = None
     ) -> ModelList:

@@ -11,7 +11,7 @@ import click
 
 from mesh.cli import samples, words
 from mesh.cli.client import Mesh, address_option, ask
-from mesh.cli.inspect import unknown_model
+from mesh.cli.inspect import unknown_model, unknown_vmodel
 from mesh.cli.samples import Sample
 from mesh.cli.screen import show_json
 from mesh.cli.tensors import InputError, Tensor, label_of, outputs_of, request_from_json, tensors_to_json
@@ -89,6 +89,8 @@ def infer(
         if described is None and not vmodel:
             raise unknown_model(model)
         if given is None:
+            if vmodel and (described := await mesh.active_model(model)) is None:
+                raise unknown_vmodel(model)
             chosen = _sample_of(model, described, sample)
             asked = request_from_json(model, {"inputs": chosen.inputs})
         else:

@@ -98,6 +98,13 @@ def unknown_model(model_id: str) -> click.ClickException:
     )
 
 
+def unknown_vmodel(vmodel_id: str) -> click.ClickException:
+    """The error for a vmodel that the mesh does not know."""
+    return click.ClickException(
+        f"there is no vmodel {vmodel_id!r}: `mesh vmodels` lists them, `mesh vmodels set` makes one"
+    )
+
+
 def _watch(address: str, list_models: ListModels) -> None:
     async def forever() -> None:
         async with connect(address) as mesh:

@@ -7,6 +7,7 @@ import click
 
 from mesh.cli import answers, views
 from mesh.cli.client import QUESTION_TIMEOUT_S, Mesh, address_option, ask, now_ms
+from mesh.cli.inspect import unknown_vmodel
 from mesh.cli.manage import json_option
 from mesh.cli.screen import show, show_json
 from mesh.protos import model_mesh_pb2, vmodels_pb2
@@ -153,9 +154,7 @@ def status(*, vmodel: str, as_json: bool, address: str) -> None:
     request = model_mesh_pb2.GetVModelStatusRequest(vModelId=vmodel)
     reply = ask(address, lambda mesh: mesh.management.getVModelStatus(request, timeout=QUESTION_TIMEOUT_S))
     if reply.status == _Status.NOT_FOUND:
-        raise click.ClickException(
-            f"there is no vmodel {vmodel!r}: `mesh vmodels` lists them, `mesh vmodels set` makes one"
-        )
+        raise unknown_vmodel(vmodel)
     _show_status(vmodel, reply, as_json=as_json)
 
 

@@ -71,7 +71,7 @@ class Aliases:
 
 
 def _on_trial(record: VModelRecord | None) -> Iterable[str]:
-    if record is None:
+    if record is None or not (record.canary or record.shadow):
         return ()
     vmodel = vmodel_of(record)
     return {portion.model for portion in (vmodel.canary, vmodel.shadow) if portion is not None}

@@ -14,6 +14,8 @@ Mirror = tuple[str, float] | None
 
 def ready(vmodel: VModel, is_loaded: Callable[[str], bool]) -> VModel:
     """The vmodel without a canary or shadow that has no loaded copy: requests must not wait for one on trial."""
+    if vmodel.canary is None and vmodel.shadow is None:
+        return vmodel
     return replace(
         vmodel, canary=_if_loaded(vmodel.canary, is_loaded), shadow=_if_loaded(vmodel.shadow, is_loaded)
     )
