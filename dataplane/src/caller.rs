@@ -1,4 +1,4 @@
-//! Unary calls that Python makes of other servers: whole messages out, whole answers back.
+//! Calls that Python makes of other servers: whole messages out, whole messages back.
 //!
 //! A thread of its own runs them, so that they go on after the listeners are closed and take no turn of a request.
 
@@ -11,27 +11,39 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::Authority;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 
 use crate::address::Address;
 use crate::endpoint::{Endpoint, EndpointKind, Manner};
 use crate::grpc::Status;
 use crate::lock::lock;
+use crate::talk::talk;
 use crate::unary::{Order, answer};
 use crate::wake::Wake;
 
-/// How a call ended.
+/// What a server said; of a stream, there may be more to come until it says how it ended.
 pub struct Answer {
     pub token: u64,
-    pub result: Result<Bytes, Status>,
+    pub said: Said,
+}
+
+pub enum Said {
+    /// A unary call's reply, its last word, or one message of a stream.
+    Message(Bytes),
+    /// How a stream, or a unary call without a reply, ended.
+    End(Status),
 }
 
 enum Command {
     Call(u64, Box<Order>),
+    Open(u64, Box<Order>, mpsc::UnboundedReceiver<Bytes>),
     Cancel(u64),
     Stop,
 }
+
+/// Messages that wait for Python to take them before no more are read from streams.
+const MOST_WAITING: usize = 4096;
 
 /// What the thread and Python share.
 struct Shared {
@@ -40,6 +52,8 @@ struct Shared {
     commands: Mutex<Vec<Command>>,
     /// Told when there are commands for the thread to take.
     called: Notify,
+    /// Told when Python has taken the answers.
+    taken: Notify,
 }
 
 impl Shared {
@@ -50,6 +64,17 @@ impl Shared {
         drop(answers);
         if first {
             self.wake.wake();
+        }
+    }
+
+    /// Waits until Python has taken enough.
+    async fn room(&self) {
+        loop {
+            let taken = self.taken.notified();
+            if lock(&self.answers).len() < MOST_WAITING {
+                return;
+            }
+            taken.await;
         }
     }
 }
@@ -69,6 +94,7 @@ impl Caller {
             answers: Mutex::default(),
             commands: Mutex::default(),
             called: Notify::new(),
+            taken: Notify::new(),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let calls = Arc::clone(&shared);
@@ -103,6 +129,14 @@ impl Caller {
         token
     }
 
+    /// As `call`, a stream in both directions, whose messages go by the sender.
+    pub fn open(&self, order: Order) -> (u64, mpsc::UnboundedSender<Bytes>) {
+        let token = self.next.fetch_add(1, Ordering::Relaxed);
+        let (outgoing, messages) = mpsc::unbounded_channel();
+        lock(&self.shared.commands).push(Command::Open(token, Box::new(order), messages));
+        (token, outgoing)
+    }
+
     /// Ends a call, for whose answer nobody waits any more.
     pub fn cancel(&self, token: u64) {
         lock(&self.shared.commands).push(Command::Cancel(token));
@@ -117,7 +151,11 @@ impl Caller {
     /// The answers since the last time.
     pub fn take(&self) -> Vec<Answer> {
         self.shared.wake.clear();
-        std::mem::take(&mut *lock(&self.shared.answers))
+        let answers = std::mem::take(&mut *lock(&self.shared.answers));
+        if answers.len() >= MOST_WAITING {
+            self.shared.taken.notify_waiters();
+        }
+        answers
     }
 
     /// Ends all calls and the thread.
@@ -147,11 +185,27 @@ async fn run(shared: Arc<Shared>) {
                 Command::Call(token, order) => {
                     let (shared, under_way) = (Arc::clone(&shared), Arc::clone(&calls));
                     let call = tokio::spawn(async move {
-                        let result = answer(*order).await;
+                        let said = match answer(*order).await {
+                            Ok(message) => Said::Message(message),
+                            Err(status) => Said::End(status),
+                        };
                         lock(&under_way).remove(&token);
-                        shared.push(Answer { token, result });
+                        shared.push(Answer { token, said });
                     });
                     // It has not run yet, since there is only this thread.
+                    lock(&calls).insert(token, call.abort_handle());
+                }
+                Command::Open(token, order, outgoing) => {
+                    let (shared, under_way) = (Arc::clone(&shared), Arc::clone(&calls));
+                    let call = tokio::spawn(async move {
+                        let take = |message| {
+                            shared.push(Answer { token, said: Said::Message(message) });
+                            shared.room()
+                        };
+                        let status = talk(*order, outgoing, take).await;
+                        lock(&under_way).remove(&token);
+                        shared.push(Answer { token, said: Said::End(status) });
+                    });
                     lock(&calls).insert(token, call.abort_handle());
                 }
                 Command::Cancel(token) => {

@@ -9,15 +9,18 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::address::Address;
+use crate::caller::Said;
 use crate::endpoint::Endpoint;
 use crate::unary::Order;
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Caller>()?;
-    module.add_class::<Server>()
+    module.add_class::<Server>()?;
+    module.add_class::<Talk>()
 }
 
 fn bad(argument: &str, why: impl std::fmt::Display) -> PyErr {
@@ -66,9 +69,9 @@ impl Caller {
     }
 
     fn take<'py>(&self, py: Python<'py>) -> Vec<(u64, u8, Bound<'py, PyAny>)> {
-        let answer = |answer: crate::caller::Answer| match answer.result {
-            Ok(message) => (answer.token, 0, PyBytes::new(py, &message).into_any()),
-            Err(status) => (answer.token, status.code.number(), PyString::new(py, &status.message).into_any()),
+        let answer = |answer: crate::caller::Answer| match answer.said {
+            Said::Message(message) => (answer.token, 0, PyBytes::new(py, &message).into_any()),
+            Said::End(status) => (answer.token, status.code.number(), PyString::new(py, &status.message).into_any()),
         };
         self.caller.take().into_iter().map(answer).collect()
     }
@@ -94,6 +97,31 @@ impl Server {
         timeout_s: Option<f64>,
         metadata: Vec<(String, String)>,
     ) -> PyResult<u64> {
+        // Longer than a clock can count is no deadline.
+        let timeout = timeout_s.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)));
+        let deadline = timeout.and_then(Result::ok).and_then(|timeout| Instant::now().checked_add(timeout));
+        Ok(self.caller.call(self.order(method, metadata, Bytes::copy_from_slice(message), deadline)?))
+    }
+
+    #[pyo3(signature = (method, metadata=Vec::new()))]
+    fn open(&self, method: &str, metadata: Vec<(String, String)>) -> PyResult<Talk> {
+        let (token, outgoing) = self.caller.open(self.order(method, metadata, Bytes::new(), None)?);
+        Ok(Talk { token, outgoing })
+    }
+
+    fn close(&self) {
+        self.server.remove();
+    }
+}
+
+impl Server {
+    fn order(
+        &self,
+        method: &str,
+        metadata: Vec<(String, String)>,
+        message: Bytes,
+        deadline: Option<Instant>,
+    ) -> PyResult<Order> {
         let path = PathAndQuery::try_from(method).map_err(|why| bad("method", format!("{method:?}: {why}")))?;
         let mut headers = HeaderMap::with_capacity(metadata.len() + 3);
         for (name, value) in metadata {
@@ -101,19 +129,20 @@ impl Server {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|why| bad("metadata", why))?;
             headers.append(name, value);
         }
-        // Longer than a clock can count is no deadline.
-        let timeout = timeout_s.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)));
-        let deadline = timeout.and_then(Result::ok).and_then(|timeout| Instant::now().checked_add(timeout));
-        Ok(self.caller.call(Order {
-            server: Arc::clone(&self.server),
-            path,
-            metadata: headers,
-            message: Bytes::copy_from_slice(message),
-            deadline,
-        }))
+        Ok(Order { server: Arc::clone(&self.server), path, metadata: headers, message, deadline })
     }
+}
 
-    fn close(&self) {
-        self.server.remove();
+#[pyclass(frozen, module = "mesh.dataplane")]
+pub struct Talk {
+    #[pyo3(get)]
+    token: u64,
+    outgoing: mpsc::UnboundedSender<Bytes>,
+}
+
+#[pymethods]
+impl Talk {
+    fn send(&self, message: &[u8]) -> bool {
+        self.outgoing.send(Bytes::copy_from_slice(message)).is_ok()
     }
 }

@@ -39,6 +39,7 @@ mod shadow;
 mod shard;
 mod stream;
 mod table;
+mod talk;
 mod timeout;
 mod turns;
 mod unary;

@@ -17,7 +17,7 @@ use crate::journey::{MAX_REPLAYS, REPLAY_AFTER};
 use crate::timeout;
 
 /// Answers to Python's own calls may be large, such as pages of a registry.
-const MAX_ANSWER_BYTES: usize = 1 << 30;
+pub const MAX_ANSWER_BYTES: usize = 1 << 30;
 
 /// A call to be made.
 pub struct Order {
@@ -43,12 +43,17 @@ impl From<h2::Error> for Failed {
         if is_unprocessed(&error) {
             return Failed::Unprocessed { why: error.to_string(), is_over: error.is_go_away() };
         }
-        let code = match error.reason() {
-            Some(reason) if error.is_reset() && error.is_remote() => Code::of_reset(reason),
-            _ => Code::UNAVAILABLE,
-        };
-        Failed::Ended(Status::new(code, format!("the connection was lost or the stream reset: {error}")))
+        Failed::Ended(lost(&error))
     }
+}
+
+/// The status of a stream that broke.
+pub fn lost(error: &h2::Error) -> Status {
+    let code = match error.reason() {
+        Some(reason) if error.is_reset() && error.is_remote() => Code::of_reset(reason),
+        _ => Code::UNAVAILABLE,
+    };
+    Status::new(code, format!("the connection was lost or the stream reset: {error}"))
 }
 
 /// Makes a call, and gives the message of its answer or the status that it ended with.
@@ -116,7 +121,8 @@ async fn attempt(order: &Order, place: &Upstream) -> Result<Bytes, Failed> {
     only_message(body, encoding).map_err(Failed::Ended)
 }
 
-fn head(order: &Order) -> Request<()> {
+/// The head of a call.
+pub fn head(order: &Order) -> Request<()> {
     let mut headers = order.metadata.clone();
     headers.insert(header::CONTENT_TYPE, CONTENT_TYPE);
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -171,7 +177,7 @@ fn only_message(mut bytes: Bytes, encoding: &str) -> Result<Bytes, Status> {
 }
 
 /// The status of an answer without a message; where it names none, what gRPC makes of the HTTP status.
-fn status_of(http: StatusCode, headers: &HeaderMap) -> Status {
+pub fn status_of(http: StatusCode, headers: &HeaderMap) -> Status {
     if headers.contains_key(GRPC_STATUS) {
         return match Code::of(headers) {
             Code::OK => Status::new(Code::INTERNAL, "the answer has no message"),

@@ -189,10 +189,59 @@ async def test_a_unix_socket_is_as_good(channels: Channels, tmp_path: Path) -> N
             assert channel.get_state() is grpc.ChannelConnectivity.READY
 
 
-async def test_what_streams_goes_through_the_same_channel(channel: grpc.aio.Channel) -> None:
+async def test_a_stream_gives_each_message_in_order(channel: grpc.aio.Channel, server: Runtime) -> None:
+    talk: Any = channel.stream_stream("/test.Echo/Talk")(metadata=(("token", "abc"),))
+    await talk.write(b"first")
+    assert await talk.read() == b"first"
+    assert server.seen[0]["token"] == "abc"
+    # Many more than are read from the network ahead of their reader, and one of several frames.
+    messages = [str(number).encode() for number in range(10_000)] + [b"x" * (3 << 20)]
+    for message in messages:
+        await talk.write(message)
+    assert [await talk.read() for _ in messages] == messages
+    talk.cancel()
+    await until(lambda: server.running == 0)
+    with pytest.raises(asyncio.CancelledError):
+        await talk.read()
+    with pytest.raises(asyncio.InvalidStateError):
+        await talk.write(b"late")
+
+
+async def test_a_stream_that_the_server_ends_says_how(channel: grpc.aio.Channel) -> None:
+    refused: Any = channel.stream_stream("/test.Echo/Nothing")()
+    error = await failure(refused.read())
+    assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert await refused.code() is grpc.StatusCode.UNIMPLEMENTED
+    # A server takes the one message of a unary call as the whole request.
+    answered: Any = channel.stream_stream("/test.Echo/Unary")()
+    await answered.write(b"hello")
+    assert await answered.read() == b"hello"
+    assert await answered.read() is grpc.aio.EOF
+
+
+async def test_a_stream_ends_with_its_server_and_with_its_channel(
+    channels: Channels, server: Runtime
+) -> None:
+    async with channels.open(server.address) as channel:
+        talk: Any = channel.stream_stream("/test.Echo/Talk")()
+        await talk.write(b"a")
+        assert await talk.read() == b"a"
+    with pytest.raises(asyncio.CancelledError):
+        await talk.read()
+    async with channels.open(server.address) as channel:
+        talk = channel.stream_stream("/test.Echo/Talk")()
+        await talk.write(b"a")
+        assert await talk.read() == b"a"
+        reading = asyncio.create_task(failure(talk.read()))
+        await server.server.stop(0)
+        assert (await reading).code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+async def test_what_streams_otherwise_goes_through_the_same_channel(channel: grpc.aio.Channel) -> None:
     stream: Any = channel.stream_stream("/test.Echo/Talk")
-    talk = stream(iter([b"a", b"b"]), timeout=20)
-    assert [part async for part in talk] == [b"a", b"b"]
+    assert [part async for part in stream(iter([b"a", b"b"]), timeout=20)] == [b"a", b"b"]
+    spread: Any = channel.unary_stream("/test.Echo/Spread")
+    assert [part async for part in spread(b"ab", timeout=20)] == [b"a", b"b"]
 
 
 def test_an_address_that_is_none_is_refused_with_its_text() -> None:

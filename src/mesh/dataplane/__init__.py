@@ -15,6 +15,7 @@ from mesh.dataplane._dataplane import (
     HistogramSample,
     LogEntry,
     Server,
+    Talk,
     Totals,
     Usage,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "HistogramSample",
     "LogEntry",
     "Server",
+    "Talk",
     "Totals",
     "Usage",
 ]

@@ -24,6 +24,7 @@ __all__ = [
     "HistogramSample",
     "LogEntry",
     "Server",
+    "Talk",
     "Totals",
     "Usage",
 ]
@@ -424,7 +425,7 @@ class DataPlane:
 
 @final
 class Caller:
-    """Makes unary gRPC calls of other servers over plain-text HTTP/2, on a thread of its own.
+    """Makes gRPC calls of other servers over plain-text HTTP/2, on a thread of its own.
 
     Nothing here blocks but ``close``. Connections are made when they are first needed, and again when they are lost;
     a call that was certainly not processed is sent again.
@@ -455,9 +456,10 @@ class Caller:
         """Ends a call whose answer nobody wants any more; `take` may have it all the same."""
 
     def take(self) -> list[tuple[int, int, bytes | str]]:
-        """Returns: of each call that ended since the last time its token, gRPC status code, and the serialized reply.
+        """Returns: what servers said since the last time, each with the token of its call.
 
-        Where the code is not 0, the status's message instead of the reply.
+        ``bytes`` are a serialized message: the reply that ended a unary call, or one message of a stream. A ``str`` is
+        the message of the status, before it its gRPC code, that ended a stream or a unary call without a reply.
         """
 
     def close(self) -> None:
@@ -488,5 +490,17 @@ class Server:
             ValueError: naming the argument.
         """
 
+    def open(self, method: str, metadata: Sequence[tuple[str, str]] = ()) -> Talk:
+        """Takes a stream in both directions, which begins with the next `Caller.flush`; arguments as in `call`."""
+
     def close(self) -> None:
         """Makes no connection any more; calls under way end by themselves, then the connections close."""
+
+@final
+class Talk:
+    """Our side of a stream; letting go of it ends the stream."""
+
+    token: int
+
+    def send(self, message: bytes) -> bool:
+        """Sends a serialized message; false where the stream has ended."""

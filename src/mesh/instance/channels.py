@@ -1,19 +1,22 @@
-"""Channels whose unary calls go through the data plane's HTTP/2 client, for a small part of what gRPC's own costs.
+"""Channels whose calls go through the data plane's HTTP/2 client, for a small part of what gRPC's own costs.
 
 The registry, the model server and peers are called through them as through any channel of gRPC: generated stubs
-take them, failures are its `grpc.aio.AioRpcError`, deadlines and cancellation work as they do there. What streams,
-and the state of the connection, is left to a channel of gRPC that is made when it is first needed.
+take them, failures are its `grpc.aio.AioRpcError`, deadlines and cancellation work as they do there. Unary calls and
+streams in both directions that are read and written to, such as watches, take this way; the rest, and the state of the
+connection, is left to a channel of gRPC that is made when it is first needed.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Self
+from weakref import WeakSet
 
 import grpc
 from grpc import aio
 
 from mesh.dataplane import Caller, Server
-from mesh.instance.errors import status_from_number
+from mesh.instance.streams import Parse, Serialize, Stream, failure
 
 Options = Sequence[tuple[str, Any]]
 """Of a channel; here ``grpc.default_authority`` and pings without calls are heeded."""
@@ -25,6 +28,7 @@ class Channels:
     def __init__(self) -> None:
         self._caller = Caller()
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
+        self._streams: dict[int, Stream] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._to_flush = False
 
@@ -40,6 +44,8 @@ class Channels:
         for answer in self._waiting.values():
             answer.cancel()
         self._waiting.clear()
+        for stream in tuple(self._streams.values()):
+            stream.cancel()
 
     def open(self, address: str, options: Options = ()) -> aio.Channel:
         """Opens a plain-text channel; it connects when it is first used.
@@ -61,12 +67,24 @@ class Channels:
 
         Calls that are made in one turn of the event loop begin together at its end.
         """
-        loop = asyncio.get_running_loop()
+        self._begin_soon()
+        answer = self._waiting[token] = asyncio.get_running_loop().create_future()
+        return answer
+
+    def listen(self, token: int, stream: Stream) -> None:
+        """Gives a stream that was opened what its server says."""
+        self._begin_soon()
+        self._streams[token] = stream
+
+    def leave(self, token: int) -> None:
+        """Ends a stream."""
+        if self._streams.pop(token, None) is not None:
+            self._caller.cancel(token)
+
+    def _begin_soon(self) -> None:
         if not self._to_flush:
             self._to_flush = True
-            loop.call_soon(self._flush)
-        answer = self._waiting[token] = loop.create_future()
-        return answer
+            asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         self._to_flush = False
@@ -78,17 +96,20 @@ class Channels:
             self._caller.cancel(token)
 
     def _take(self) -> None:
-        for token, code, reply in self._caller.take():
+        for token, code, said in self._caller.take():
+            if (stream := self._streams.get(token)) is not None:
+                if not isinstance(said, bytes):
+                    del self._streams[token]
+                stream.hear(code, said)
+                continue
             answer = self._waiting.pop(token, None)
             if answer is None or answer.done():
                 # Nobody waits for it any more.
                 continue
-            if isinstance(reply, bytes):
-                answer.set_result(reply)
+            if isinstance(said, bytes):
+                answer.set_result(said)
             else:
-                answer.set_exception(
-                    aio.AioRpcError(status_from_number(code), aio.Metadata(), aio.Metadata(), details=reply)
-                )
+                answer.set_exception(failure(code, said))
 
 
 class _Channel(aio.Channel):
@@ -100,6 +121,7 @@ class _Channel(aio.Channel):
         self._address = address
         self._options = options
         self._answers: set[asyncio.Future[bytes]] = set()
+        self._streams: WeakSet[Stream] = WeakSet()
         self._plain: aio.Channel | None = None
         self._closed = False
 
@@ -125,14 +147,45 @@ class _Channel(aio.Channel):
         finally:
             self._answers.discard(answer)
 
+    def open(
+        self, method: str, metadata: Sequence[tuple[str, str]], serialize: Serialize, parse: Parse
+    ) -> Stream:
+        """Opens a stream in both directions.
+
+        Raises:
+            grpc.aio.UsageError: the channel is closed.
+        """
+        if self._closed:
+            raise aio.UsageError(f"the channel to {self._address} is closed")
+        talk = self._server.open(method, metadata)
+        stream = Stream(talk, serialize, parse, on_cancel=partial(self._channels.leave, talk.token))
+        self._channels.listen(talk.token, stream)
+        self._streams.add(stream)
+        return stream
+
     def unary_unary(
         self,
         method: str,
-        request_serializer: Callable[[Any], bytes] | None = None,
-        response_deserializer: Callable[[bytes], Any] | None = None,
+        request_serializer: Serialize = None,
+        response_deserializer: Parse = None,
         _registered_method: bool | None = False,
     ) -> Any:
         return _UnaryUnary(self, method, request_serializer, response_deserializer)
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Serialize = None,
+        response_deserializer: Parse = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        def open_stream(request_iterator: Any = None, *, metadata: Any = None, **options: Any) -> Any:
+            if request_iterator is None and not options:
+                return self.open(method, metadata or (), request_serializer, response_deserializer)
+            multi = self._grpc.stream_stream(method, request_serializer, response_deserializer)
+            return multi(request_iterator, metadata=metadata, **options)
+
+        return open_stream
 
     async def __aenter__(self) -> Self:
         return self
@@ -144,6 +197,8 @@ class _Channel(aio.Channel):
         self._closed = True
         for answer in tuple(self._answers):
             answer.cancel()
+        for stream in tuple(self._streams):
+            stream.cancel()
         self._server.close()
         if self._plain is not None:
             await self._plain.close(grace)
@@ -171,9 +226,6 @@ class _Channel(aio.Channel):
     def stream_unary(self, *arguments: Any, **options: Any) -> Any:
         return self._grpc.stream_unary(*arguments, **options)
 
-    def stream_stream(self, *arguments: Any, **options: Any) -> Any:
-        return self._grpc.stream_stream(*arguments, **options)
-
 
 class _UnaryUnary(aio.UnaryUnaryMultiCallable[Any, Any]):
     """One method of one server."""
@@ -182,8 +234,8 @@ class _UnaryUnary(aio.UnaryUnaryMultiCallable[Any, Any]):
         self,
         channel: _Channel,
         method: str,
-        serialize: Callable[[Any], bytes] | None,
-        parse: Callable[[bytes], Any] | None,
+        serialize: Serialize,
+        parse: Parse,
     ) -> None:
         self._channel = channel
         self._method = method

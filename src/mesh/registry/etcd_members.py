@@ -153,6 +153,8 @@ class Members:
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.enable_retries", 0),
+            # Where others than gRPC make the calls, the channel that tells who is connected may have none for long.
+            ("grpc.client_idle_timeout_ms", (1 << 31) - 1),
         ]
         if not connection.tls:
             if connection.override_authority:
