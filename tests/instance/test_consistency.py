@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from mesh.instance.instance import InstanceIdTaken
+from mesh.instance.joining import InstanceIdTaken
 from mesh.protos import model_mesh_pb2 as api
 from mesh.registry import ModelRecord
 from mesh.runtimes import ModelInfo

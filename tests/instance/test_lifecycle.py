@@ -12,7 +12,7 @@ import pytest
 
 from mesh.instance import LifecycleSettings, SettingError, Settings, StartRefused
 from mesh.instance.settings import RegistrationSettings
-from mesh.protos import inference_pb2, inference_pb2_grpc
+from mesh.protos import admin_pb2, inference_pb2, inference_pb2_grpc
 from mesh.protos import model_mesh_pb2 as api
 from mesh.registry import INSTANCES, InstanceRecord, MemoryStore
 from tests.instance.meshes import Client, Mesh, eventually
@@ -244,6 +244,48 @@ async def test_an_instance_whose_listed_models_are_not_to_be_had_does_not_start(
 def test_a_list_of_models_that_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(SettingError, match="MM_AUTO_REGISTER_MODELS"):
         _listed(text)
+
+
+# What the instance tells of itself
+
+
+async def test_the_whole_state_is_for_those_who_know_the_token(mesh: Mesh) -> None:
+    secret = await mesh.add(
+        dump_token="guess me",
+        registrations=_listed('[{"modelId": "listed", "modelInfo": {"type": "test", "key": "do-not-tell"}}]'),
+    )
+    closed = await mesh.add()
+    await mesh.settle()
+    await secret.register("m", load=True, sync=True)
+    for client, token, code in (
+        (secret, "", grpc.StatusCode.UNAUTHENTICATED),
+        (secret, "guess", grpc.StatusCode.UNAUTHENTICATED),
+        (closed, "", grpc.StatusCode.PERMISSION_DENIED),
+        (closed, "guess me", grpc.StatusCode.PERMISSION_DENIED),
+    ):
+        request = admin_pb2.DumpStateRequest(token=token)
+        assert (await _failure(client.admin.DumpState(request, timeout=10))).code() is code
+    request = admin_pb2.DumpStateRequest(token="guess me")
+    text = (await secret.admin.DumpState(request, timeout=10)).state_json
+    state = json.loads(text)
+    holders = mesh.instances[0].registry.models["m"].copies
+    copies = {copy["model_id"] for copy in state["cache"]["copies"]}
+    assert ("m" in copies) == (state["instance_id"] in holders)
+    assert state["registry"]["mirrors"]["models"]["records"] == 2
+    assert set(state["registry"]["instances"]) == {one.settings.instance_id for one in mesh.instances}
+    assert list(state["peers"]) == [mesh.instances[1].settings.instance_id]
+    assert set(state["background"].values()) <= {"running", "done"}
+    assert state["not_ready"] == []
+    assert state["settings"]["MM_SERVICE_NAME"] == "tests"
+    assert "guess me" not in text
+    assert "do-not-tell" not in text
+
+
+async def test_no_model_id_opens_a_back_door(mesh: Mesh) -> None:
+    client = await mesh.add()
+    for model_id in ("***GETSTATE***", "***LOGCACHE***"):
+        status = await client.status(model_id)
+        assert (status.status, list(status.errors)) == (Status.NOT_FOUND, [])
 
 
 # Leaving

@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, Entry] = {
     "vmodels": Entry(
         "mesh.cli.vmodels:vmodels", "Let names stand for models: move them, try canaries and shadows."
     ),
+    "dump": Entry("mesh.cli.dump:dump", "Print the whole state of an instance, for finding faults."),
     "serve": Entry("mesh.cli.serve:serve", "Run one instance beside a model server, as in a pod."),
     "runtime": Entry("mesh.cli.runtime:runtime", "Run the built-in model server."),
 }

@@ -17,6 +17,7 @@ from mesh.instance.chronicle import Chronicle
 from mesh.instance.clock import SteadyClock
 from mesh.instance.control import ControlServer, ServerAnswers
 from mesh.instance.copies import CopyControl, Policies
+from mesh.instance.dump import Dump, State
 from mesh.instance.dynamic import DynamicSettings
 from mesh.instance.first_loads import FirstLoads
 from mesh.instance.health import Health
@@ -110,6 +111,7 @@ def assemble(
     peer_address: Callable[[], str],
     open_channel: OpenChannel,
     health: Health,
+    state: Callable[[], State],
 ) -> Parts:
     """Makes the parts.
 
@@ -119,6 +121,7 @@ def assemble(
         peer_address: ``host:port`` where peers reach this instance, once it listens.
         open_channel: to peers.
         health: is told what keeps this instance from serving.
+        state: collects what a dump shows.
     """
     own_id = settings.instance_id
     dataplane = make_dataplane(settings)
@@ -263,6 +266,7 @@ def assemble(
         | vmodels.service.rpcs()
         | peer_service.rpcs()
         | answers.rpcs()
+        | Dump(settings.dump_token, state).rpcs()
     )
     dynamic = DynamicSettings(registry.config)
     logs.follow(dynamic, settings.log_level)

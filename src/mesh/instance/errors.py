@@ -44,6 +44,8 @@ class Reason(StrEnum):
     SHUTTING_DOWN = "SHUTTING_DOWN"
     #: The registry is being moved: nothing is added to it or removed.
     READ_ONLY = "READ_ONLY"
+    #: The caller may not see the instance's state.
+    DUMP_REFUSED = "DUMP_REFUSED"
     INTERNAL = "INTERNAL"
 
 

@@ -2,20 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
 
 from mesh.instance.assembly import Parts, assemble, now_ms
+from mesh.instance.background import Background
 from mesh.instance.departure import HandOver, clean_records
-from mesh.instance.dynamic import is_disabled
-from mesh.instance.errors import StartRefused
+from mesh.instance.dump import State, cache_state, data_plane_state, registry_state, settings_state
 from mesh.instance.health import Health
 from mesh.instance.http import HttpEndpoint
+from mesh.instance.joining import look_at_the_others, start_registry_and_runtime
 from mesh.instance.loader import Loader
 from mesh.instance.method_rules import MethodRules
 from mesh.instance.metrics import serve_metrics
-from mesh.instance.peers import Peer
 from mesh.instance.periodic import repeat
 from mesh.instance.prestop import Prestop
 from mesh.instance.probes import Probes
@@ -29,14 +27,11 @@ from mesh.runtimes import (
     OpenChannel,
     RuntimeFailure,
     RuntimeLost,
-    RuntimeParameters,
     RuntimeReturned,
 )
 
 log = logging.getLogger(__name__)
 
-#: The registry must be mirrored within this at the start, seconds; as KServe ModelMesh has it.
-REGISTRY_START_TIMEOUT_S = 300.0
 #: A new instance writes its first snapshot of the registry after so long, seconds.
 SNAPSHOT_FIRST_AFTER_S = 5.0
 #: Part of the shutdown budget kept for what follows the handing over, seconds; as KServe ModelMesh has it.
@@ -45,14 +40,6 @@ AFTER_HAND_OVER_S = 5.0
 WATCH_AGAIN_S = 1.0
 #: Between leaving the registry and refusing connections, seconds: peers and load balancers take notice in it.
 LEAVE_PAUSE_S = 2.0
-
-
-class InstanceIdTaken(StartRefused):
-    """Another instance of the mesh has this instance's id and answers."""
-
-
-class MeshDisabled(StartRefused):
-    """Operators let no instance of this mesh start."""
 
 
 class Instance:
@@ -91,8 +78,7 @@ class Instance:
         self.rules = MethodRules(settings)
         self._type_rules = TypeRules(settings.placement)
         self._prestop: Prestop | None = None
-        self._closing = False
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = Background(self._broke_off)
         self._endpoints: list[HttpEndpoint | Probes] = []
 
     @property
@@ -125,14 +111,9 @@ class Instance:
             self._prestop = Prestop(settings.host, settings.lifecycle.prestop_port, 2 * self._budget_s)
         await self.rules.read()
         await self._type_rules.read()
-        parameters = await self._start_registry_and_runtime()
-        if is_disabled(self.registry.config):
-            raise MeshDisabled(
-                f"config key disable of mesh {settings.service_name} is set in the registry, so that no instance"
-                " starts: delete it or set it to false"
-            )
+        parameters = await start_registry_and_runtime(settings, self.registry, self._runtime)
         self.health.follow(self.registry.instances)
-        await self._be_the_only_one()
+        await look_at_the_others(settings, self.registry, self._open_channel)
         parts = self._parts = assemble(
             settings,
             self.registry,
@@ -141,6 +122,7 @@ class Instance:
             lambda: self.peer_address,
             self._open_channel,
             self.health,
+            self._state,
         )
         self.rules.apply(parts.dataplane)
         self._type_rules.apply(parts.candidates, parts.self_view)
@@ -158,73 +140,39 @@ class Instance:
         self.peer_address = f"{settings.address}:{bound.rpartition(':')[2]}"
         if self.registry.joined:
             await parts.publisher.publish()
-        self._run("publisher", parts.publisher.run())
-        if self._runtime is not None and parts.loader is not None:
-            self._run("usage", parts.loader.keep_reading_usage())
-            self._run("watch of the model server", self._keep_watching(self._runtime, parts, parts.loader))
-            if not self.registry.joined:
-                own_id = settings.instance_id
-                self._run("resumption", resume(own_id, self.registry, parts.loader, parts.registration))
-        if (snapshot := self.registry.snapshot) is not None:
-            every_s = settings.lifecycle.snapshot_every_ms / 1_000
-            first_s = min(SNAPSHOT_FIRST_AFTER_S, every_s)
-            self._run("snapshot", repeat("the snapshot", every_s, snapshot.write, first_after_s=first_s))
-        self._run("request log", parts.request_log.run())
-        self._run("method rules", self.rules.follow(parts.dataplane))
-        self._run("type rules", self._type_rules.follow(parts.candidates, parts.self_view))
-        for name, loop in parts.upkeep.loops():
-            self._run(name, loop)
-        for name, every_s, run in (*parts.copies.loops, *parts.vmodels.loops()):
-            self._run(name, repeat(name, every_s, run))
-        self._run("candidacy", self._stand_for_election())
+        self._start_upkeep(parts)
         if settings.metrics.port is not None:
             self._endpoints.append(serve_metrics(parts.collector, settings.host, settings.metrics.port))
         await self._register_static_models(parts)
         self.address = parts.dataplane.listen(f"{settings.host}:{settings.port}", peers=False)
         self.health.serve()
         await parts.control.set_ready(self.health.ready)
-        self._run("health service", self.health.keep_telling(parts.control))
+        self._background.run("health service", self.health.keep_telling(parts.control))
         log.info("serving", extra={"address": self.address, "peer_address": self.peer_address})
 
-    async def _start_registry_and_runtime(self) -> RuntimeParameters | None:
-        registry = asyncio.ensure_future(
-            self.registry.start(
-                REGISTRY_START_TIMEOUT_S,
-                remember_after=self.settings.lifecycle.snapshot_after_ms / 1_000,
-            )
-        )
-        if self._runtime is None:
-            await registry
-            return None
-        runtime = asyncio.ensure_future(self._runtime.start())
-        try:
-            await asyncio.gather(registry, runtime)
-        except BaseException:
-            registry.cancel()
-            runtime.cancel()
-            await asyncio.gather(registry, runtime, return_exceptions=True)
-            raise
-        return runtime.result()
-
-    async def _be_the_only_one(self) -> None:
-        """Two instances of one id would each undo what the other writes of its copies.
-
-        The record of an earlier process of this id may be there for a while; nobody answers at its address.
-        """
-        own_id = self.settings.instance_id
-        record = self.registry.instances.get(own_id)
-        if record is None or not record.endpoint:
-            return
-        namesake = Peer(own_id, record.endpoint, endpoint=-1, open_channel=self._open_channel)
-        try:
-            taken = await namesake.answers()
-        finally:
-            await namesake.close()
-        if taken:
-            raise InstanceIdTaken(
-                f"instance id {own_id} is taken: an instance at {record.endpoint} answers to it; give each instance"
-                " an id of its own"
-            )
+    def _start_upkeep(self, parts: Parts) -> None:
+        """Starts what goes on beside requests, for as long as the instance is there."""
+        settings = self.settings
+        run = self._background.run
+        run("publisher", parts.publisher.run())
+        if self._runtime is not None and parts.loader is not None:
+            run("usage", parts.loader.keep_reading_usage())
+            run("watch of the model server", self._keep_watching(self._runtime, parts, parts.loader))
+            if not self.registry.joined:
+                own_id = settings.instance_id
+                run("resumption", resume(own_id, self.registry, parts.loader, parts.registration))
+        if (snapshot := self.registry.snapshot) is not None:
+            every_s = settings.lifecycle.snapshot_every_ms / 1_000
+            first_s = min(SNAPSHOT_FIRST_AFTER_S, every_s)
+            run("snapshot", repeat("the snapshot", every_s, snapshot.write, first_after_s=first_s))
+        run("request log", parts.request_log.run())
+        run("method rules", self.rules.follow(parts.dataplane))
+        run("type rules", self._type_rules.follow(parts.candidates, parts.self_view))
+        for name, loop in parts.upkeep.loops():
+            run(name, loop)
+        for name, every_s, look in (*parts.copies.loops, *parts.vmodels.loops()):
+            run(name, repeat(name, every_s, look))
+        run("candidacy", self._stand_for_election())
 
     async def _register_static_models(self, parts: Parts) -> None:
         models = self.settings.registrations.models
@@ -235,7 +183,7 @@ class Instance:
         elif self.registry.joined:
             await register_static(models, parts.management)
         else:
-            self._run("static models", self._register_once_joined(parts))
+            self._background.run("static models", self._register_once_joined(parts))
 
     async def _register_once_joined(self, parts: Parts) -> None:
         await self.registry.wait_joined()
@@ -248,18 +196,33 @@ class Instance:
             # The registry remembers the candidacy and writes it as soon as it can.
             log.warning("not a candidate for leadership yet: %s", error)
 
-    def _run(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work, name=name)
-        task.add_done_callback(self._ended)
-        self._tasks.append(task)
+    def _broke_off(self, task: str, error: BaseException) -> None:
+        self.health.fail(task, f"background task {task} broke off: {error!r}; restart the instance")
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() or self._closing or (error := task.exception()) is None:
-            return
-        log.critical("background task %s broke off", task.get_name(), exc_info=error)
-        self.health.fail(
-            task.get_name(), f"background task {task.get_name()} broke off: {error!r}; restart the instance"
-        )
+    def _state(self) -> State:
+        parts = self.parts
+        suspects = set(parts.routes.suspects())
+        return {
+            "time_ms": now_ms(),
+            "instance_id": self.settings.instance_id,
+            "address": self.address,
+            "peer_address": self.peer_address,
+            "not_ready": self.health.reasons,
+            "registry": registry_state(self.registry),
+            "unwritten_records": parts.registration.unwritten,
+            "cache": cache_state(parts.loader),
+            "data_plane": data_plane_state(parts.dataplane),
+            "peers": {
+                peer.instance_id: {
+                    "address": peer.address,
+                    "suspect": peer.instance_id in suspects,
+                }
+                for peer in parts.peers
+            },
+            "background": self._background.states(),
+            "files_not_in_effect": list(filter(None, (self.rules.trouble, self._type_rules.trouble))),
+            "settings": settings_state(self.settings),
+        }
 
     # What changes
 
@@ -338,15 +301,12 @@ class Instance:
 
     async def close(self) -> None:
         """Ends everything that `start` began; requests under way get a few seconds."""
-        self._closing = True
         self.health.leave()
         if self._parts is not None:
             grace_ms = int(AFTER_HAND_OVER_S * 1_000)
             if not await asyncio.to_thread(self._parts.dataplane.close, grace_ms):
                 log.warning("requests were cut off after %d ms", grace_ms)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.close()
         if self._parts is not None:
             await _close_parts(self._parts)
         for endpoint in self._endpoints:

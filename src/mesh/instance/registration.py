@@ -215,6 +215,11 @@ class Registration:
         else:
             self._sizes[model_id] = units
 
+    @property
+    def unwritten(self) -> list[str]:
+        """Models whose records are still to be changed."""
+        return sorted(self._writers)
+
     async def settle(self, timeout_s: float) -> bool:
         """Waits until everything is written; returns whether it is after ``timeout_s`` seconds."""
         writers = tuple(self._writers.values())

@@ -44,3 +44,8 @@ class TypeRules:
 
         if self._file is not None:
             await self._file.follow(changed)
+
+    @property
+    def trouble(self) -> str:
+        """Why the file as it is now is not in effect; empty where it is."""
+        return "" if self._file is None else self._file.trouble

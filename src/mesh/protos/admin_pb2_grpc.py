@@ -40,6 +40,11 @@ class AdminStub:
                 request_serializer=mesh_dot_protos_dot_admin__pb2.SetPolicyRequest.SerializeToString,
                 response_deserializer=mesh_dot_protos_dot_admin__pb2.SetPolicyReply.FromString,
                 _registered_method=True)
+        self.DumpState = channel.unary_unary(
+                '/mesh.admin.v1.Admin/DumpState',
+                request_serializer=mesh_dot_protos_dot_admin__pb2.DumpStateRequest.SerializeToString,
+                response_deserializer=mesh_dot_protos_dot_admin__pb2.DumpStateReply.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -77,6 +82,13 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DumpState(self, request, context):
+        """All that the called instance knows and does at this moment, for finding faults; needs its token.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -104,6 +116,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.SetPolicy,
                     request_deserializer=mesh_dot_protos_dot_admin__pb2.SetPolicyRequest.FromString,
                     response_serializer=mesh_dot_protos_dot_admin__pb2.SetPolicyReply.SerializeToString,
+            ),
+            'DumpState': grpc.unary_unary_rpc_method_handler(
+                    servicer.DumpState,
+                    request_deserializer=mesh_dot_protos_dot_admin__pb2.DumpStateRequest.FromString,
+                    response_serializer=mesh_dot_protos_dot_admin__pb2.DumpStateReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -241,6 +258,33 @@ class Admin:
             '/mesh.admin.v1.Admin/SetPolicy',
             mesh_dot_protos_dot_admin__pb2.SetPolicyRequest.SerializeToString,
             mesh_dot_protos_dot_admin__pb2.SetPolicyReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DumpState(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.admin.v1.Admin/DumpState',
+            mesh_dot_protos_dot_admin__pb2.DumpStateRequest.SerializeToString,
+            mesh_dot_protos_dot_admin__pb2.DumpStateReply.FromString,
             options,
             channel_credentials,
             insecure,

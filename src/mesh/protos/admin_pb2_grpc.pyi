@@ -21,6 +21,8 @@ class AdminStub:
     """The decisions about one model, or all recent ones, of every instance, newest first."""
     SetPolicy: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetPolicyRequest, _admin_pb2.SetPolicyReply]
     """Changes how many copies a model is to have, and how they are treated."""
+    DumpState: _aio.UnaryUnaryMultiCallable[_admin_pb2.DumpStateRequest, _admin_pb2.DumpStateReply]
+    """All that the called instance knows and does at this moment, for finding faults; needs its token."""
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -59,5 +61,13 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_admin_pb2.SetPolicyRequest, _abc.Awaitable[_admin_pb2.SetPolicyReply]],
     ) -> _abc.Awaitable[_admin_pb2.SetPolicyReply]:
         """Changes how many copies a model is to have, and how they are treated."""
+
+    @_abc_1.abstractmethod
+    def DumpState(
+        self,
+        request: _admin_pb2.DumpStateRequest,
+        context: _aio.ServicerContext[_admin_pb2.DumpStateRequest, _abc.Awaitable[_admin_pb2.DumpStateReply]],
+    ) -> _abc.Awaitable[_admin_pb2.DumpStateReply]:
+        """All that the called instance knows and does at this moment, for finding faults; needs its token."""
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _aio.Server) -> None: ...

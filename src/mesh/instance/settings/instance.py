@@ -200,6 +200,9 @@ class Settings:
         default="",
     )
     shards: int = setting("MESH_DATAPLANE_SHARDS", integer(1, 64), "threads that move bytes", default=1)
+    dump_token: str = setting(
+        "MESH_DUMP_TOKEN", text, "token with which `mesh dump` shows the instance's whole state", default=""
+    )
     log_level: str = setting("MESH_LOG_LEVEL", text, "DEBUG, INFO, WARNING or ERROR", default="INFO")
 
     @staticmethod
