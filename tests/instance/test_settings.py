@@ -45,6 +45,7 @@ def test_older_names_are_read() -> None:
         ("MM_METRICS", "prometheus:prot=1"),
         ("MM_DATAPLANE_CONFIG", "{"),
         ("MM_DATAPLANE_CONFIG", '{"rpcConfig": {}}'),
+        ("MM_TYPE_CONSTRAINTS", '{"onnx": {"requires": ["gpu"]}}'),
         ("MESH_ADAPTER", "tritonn"),
     ],
 )
@@ -57,6 +58,8 @@ def test_a_bad_value_is_named_with_its_variable(name: str, value: str) -> None:
 def test_settings_that_exclude_each_other_are_refused() -> None:
     with pytest.raises(SettingError, match="INTERNAL_GRPC_PORT and INTERNAL_GRPC_SOCKET_PATH"):
         _read(INTERNAL_GRPC_PORT="8085", INTERNAL_GRPC_SOCKET_PATH="/tmp/x.sock")
+    with pytest.raises(SettingError, match="MM_TYPE_CONSTRAINTS and MM_TYPE_CONSTRAINTS_PATH"):
+        _read(MM_TYPE_CONSTRAINTS="{}", MM_TYPE_CONSTRAINTS_PATH="/etc/type-constraints")
 
 
 def test_an_unknown_variable_is_warned_about_with_the_nearest_known() -> None:

@@ -55,7 +55,7 @@ def choose(
     if not search.found:
         return _nowhere(request, search, policy)
     chosen, how = _draw(search, self_id, request, now_ms, random, policy)
-    message = f"{chosen.instance_id} is {how}: {chosen.text(request.units, now_ms)}"
+    message = f"{chosen.instance_id} is {how}: {chosen.merits(request.units, now_ms).text()}"
     candidates = tuple(search.explain(chosen)) if policy.explained else ()
     return Placement(chosen.instance_id, PlacementReason.CHOSEN, message, candidates)
 

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import count, islice
+from typing import NamedTuple
+
+from mesh.placement.limits import size_text
 
 
 class DecisionKind(StrEnum):
@@ -27,20 +30,62 @@ class DecisionKind(StrEnum):
     SWITCH = "switch"
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Merits(NamedTuple):
+    """What an instance was worth as a place for a model; put into words only when somebody asks.
+
+    Attributes:
+        full: the model does not get in without an eviction, or hardly.
+        free: units of 8 KiB.
+        capacity: units of 8 KiB.
+        models: entries of its cache.
+        loads: queued, waiting and running.
+        threads: loads at once.
+        age_ms: since the oldest entry's last use, milliseconds; None where it does not matter.
+        rpm: requests per minute.
+        aside: why others were wished for; empty where they were not.
+    """
+
+    full: bool
+    free: int
+    capacity: int
+    models: int
+    loads: int
+    threads: int
+    age_ms: int | None
+    rpm: int
+    aside: str = ""
+
+    def text(self) -> str:
+        """One line for people."""
+        text = (
+            f"{'full' if self.full else 'room'}: {size_text(self.free)} of {size_text(self.capacity)} free, "
+            f"{self.models} models, {self.loads} loads on {self.threads} loaders"
+        )
+        if self.age_ms is not None:
+            text += f", oldest use {self.age_ms / 1000:.0f} s ago"
+        if self.rpm:
+            text += f", {self.rpm} requests/min"
+        return f"{text}; set aside: {self.aside}" if self.aside else text
+
+
+class Candidate(NamedTuple):
     """What one instance was worth as a place for the model.
 
     Attributes:
         rank: 1 is best; 0 where it was refused.
         refused: why it was out of the question; empty where it was not.
-        score: why it ranked where it did; empty where it was refused.
+        merits: why it ranked where it did; None where it was refused.
     """
 
     instance_id: str
     rank: int = 0
     refused: str = ""
-    score: str = ""
+    merits: Merits | None = None
+
+    @property
+    def score(self) -> str:
+        """Why it ranked where it did, for people; empty where it was refused."""
+        return "" if self.merits is None else self.merits.text()
 
 
 @dataclass(frozen=True, slots=True)

@@ -276,8 +276,7 @@ class Search:
             if rank <= most or one is chosen:
                 told.add(one.instance_id)
                 aside = next((why for wish in self._wishes if (why := wish(one))), "")
-                score = one.text(units, now_ms) + (f"; set aside: {aside}" if aside else "")
-                yield Candidate(one.instance_id, rank=rank, score=score)
+                yield Candidate(one.instance_id, rank, merits=one.merits(units, now_ms, aside))
             if rank >= most and chosen.instance_id in told:
                 break
         for instance_id, why, _ in islice(self.refusals(), max(0, most - len(told))):

@@ -1,6 +1,7 @@
 """What one instance is worth as a place for models at this moment."""
 
-from mesh.placement.limits import full_threshold_units, size_text
+from mesh.placement.decisions import Merits
+from mesh.placement.limits import full_threshold_units
 from mesh.placement.reservations import Pending
 from mesh.placement.view import NEVER_USED_MS, InstanceView
 
@@ -65,21 +66,25 @@ class Standing:
         """Loads per loader."""
         return self.loads / max(1, self.view.loader_threads)
 
-    def text(self, units: int, now_ms: int) -> str:
-        """Tells the merits for people.
+    def merits(self, units: int, now_ms: int, aside: str = "") -> Merits:
+        """Puts down what it is worth, to be told later.
 
         Args:
             units: of the model that is to be placed.
             now_ms: epoch milliseconds.
+            aside: why others are wished for.
         """
         view = self.view
         full = not self.has_room(units)
-        text = (
-            f"{'full' if full else 'room'}: {size_text(self.free)} of {size_text(view.capacity_units)} "
-            f"free, {self.models} models, {self.loads} loads on {view.loader_threads} loaders"
+        oldest_ms = view.oldest_used_ms
+        return Merits(
+            full,
+            self.free,
+            view.capacity_units,
+            self.models,
+            self.loads,
+            view.loader_threads,
+            max(0, now_ms - oldest_ms) if full and oldest_ms != NEVER_USED_MS else None,
+            view.requests_per_minute,
+            aside,
         )
-        if full and view.oldest_used_ms != NEVER_USED_MS:
-            text += f", oldest use {max(0, now_ms - view.oldest_used_ms) / 1000:.0f} s ago"
-        if view.requests_per_minute:
-            text += f", {view.requests_per_minute} requests/min"
-        return text
