@@ -306,3 +306,20 @@ async def test_a_policy_changes_in_the_parts_that_are_named(mesh: Mesh) -> None:
     assert mesh.instances[0].registry.models["m"] == ModelRecord(
         type="test", last_used=mesh.instances[0].registry.models["m"].last_used
     )
+
+
+async def test_a_model_that_may_have_one_copy_is_handed_over_like_any_other(mesh: Mesh) -> None:
+    clients = await started(mesh, 2)
+    await clients[0].register("m", key='{"policy": {"maxCopies": 1}}', load=True, sync=True)
+    leaving = next(number for number, runtime in enumerate(mesh.runtimes) if "m" in runtime.loaded)
+    staying = 1 - leaving
+    async with load(clients[staying], "m", rpm=900) as errors:
+        await mesh.instances[leaving].drain()
+        assert "m" in mesh.runtimes[staying].loaded
+        await eventually(
+            lambda: (
+                list(mesh.instances[staying].registry.models["m"].copies)
+                == [mesh.instances[staying].settings.instance_id]
+            )
+        )
+    assert errors == []

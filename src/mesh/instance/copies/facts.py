@@ -75,8 +75,13 @@ class CopyFacts:
             policy=CopyPolicy.from_members(record.policy),
         )
 
-    def here(self, now_ms: int) -> list[CopyHere]:
-        """The loaded copies of this instance that their records list."""
+    def here(self, now_ms: int, *, lone: bool) -> list[CopyHere]:
+        """The loaded copies of this instance that their records list.
+
+        Args:
+            now_ms: epoch milliseconds.
+            lone: also those of models without a policy that have no other copy, which are most.
+        """
         if self._loader is None:
             return []
         found = []
@@ -84,6 +89,8 @@ class CopyFacts:
         for copy in self._loader.copies():
             record = self._registry.models.get(copy.model_id)
             if copy.state is not CopyState.LOADED or record is None or self._instance_id not in record.copies:
+                continue
+            if not lone and not record.policy and len(record.copies) == 1:
                 continue
             if record.type not in stats:
                 stats[record.type] = self.stats(record.type)

@@ -8,7 +8,15 @@ from mesh.instance.copies.reports import CopyReports
 from mesh.instance.errors import MeshError
 from mesh.instance.placer import Placer
 from mesh.placement import InstanceFilter, InstanceView, PlacementRequest
-from mesh.placement.copies import CopyHere, Move, MoveKind, ScalingFigures, find_surplus, plan_moves
+from mesh.placement.copies import (
+    CopyHere,
+    Move,
+    MoveKind,
+    ScalingFigures,
+    find_surplus,
+    has_too_much,
+    plan_moves,
+)
 from mesh.registry import Registry
 
 #: Rates are those of the last minute: what moving for load has done is not seen before, milliseconds.
@@ -47,10 +55,10 @@ class Thinning:
         here, now_ms = self._facts.own_view(), self._now_ms()
         if here is None:
             return
-        places = self._facts.places()
-        copies = self._facts.here(now_ms)
+        places, figures = self._facts.places(), self._figures()
+        copies = self._facts.here(now_ms, lone=figures.idle_ttl_ms > 0)
         others = {copy.model_id: list(copy.others) for copy in copies}
-        for surplus in find_surplus(copies, here, places, now_ms, self._figures()):
+        for surplus in find_surplus(copies, here, places, now_ms, figures):
             if await self._leaving.leave(
                 surplus.model_id, others[surplus.model_id], keep=surplus.keep, pause_ms=surplus.pause_ms
             ):
@@ -62,7 +70,9 @@ class Thinning:
         if here is None:
             return
         places = self._facts.places()
-        copies = {copy.model_id: copy for copy in self._facts.here(now_ms)}
+        if not has_too_much(here, places):
+            return
+        copies = {copy.model_id: copy for copy in self._facts.here(now_ms, lone=True)}
         for move in plan_moves(tuple(copies.values()), here, places, now_ms):
             if move.kind is MoveKind.LOAD:
                 if now_ms < self._load_seen_ms:

@@ -13,7 +13,7 @@ from mesh.placement.copies.growth import (
     for_recurring_use,
     not_as_busy,
 )
-from mesh.placement.copies.moves import Move, MoveKind, plan_moves
+from mesh.placement.copies.moves import Move, MoveKind, has_too_much, plan_moves
 from mesh.placement.copies.surplus import CopyHere, Surplus, SurplusKind, find_surplus
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "for_load",
     "for_minimum",
     "for_recurring_use",
+    "has_too_much",
     "not_as_busy",
     "plan_moves",
 ]

@@ -60,11 +60,7 @@ def plan_moves(
         places: every instance by id, this one included or not.
         now_ms: epoch milliseconds.
     """
-    others = [
-        place
-        for place in places.values()
-        if place.instance_id != here.instance_id and not place.shutting_down
-    ]
+    others = _others(here, places)
     movable = [
         copy
         for copy in copies
@@ -77,12 +73,33 @@ def plan_moves(
     return _for_load(copies, movable, here, others) or _for_memory(movable, here, others)
 
 
+def has_too_much(here: InstanceView, places: Mapping[str, InstanceView]) -> bool:
+    """Tells whether `plan_moves` would look at copies at all, which are many."""
+    others = _others(here, places)
+    return bool(others) and (_taken(here) >= 1 - _FULL_SHARE or _is_busy(here, _mean_load(here, others)))
+
+
+def _others(here: InstanceView, places: Mapping[str, InstanceView]) -> list[InstanceView]:
+    return [
+        place
+        for place in places.values()
+        if place.instance_id != here.instance_id and not place.shutting_down
+    ]
+
+
+def _mean_load(here: InstanceView, others: list[InstanceView]) -> float:
+    return sum(place.requests_per_minute for place in (here, *others)) / (len(others) + 1)
+
+
+def _is_busy(here: InstanceView, mean: float) -> bool:
+    return here.requests_per_minute >= max(_BUSY_RPM, _BUSY_FACTOR * mean)
+
+
 def _for_load(
     copies: Sequence[CopyHere], movable: list[CopyHere], here: InstanceView, others: list[InstanceView]
 ) -> list[Move]:
-    rates = [place.requests_per_minute for place in (here, *others)]
-    mean = sum(rates) / len(rates)
-    if here.requests_per_minute < max(_BUSY_RPM, _BUSY_FACTOR * mean):
+    mean = _mean_load(here, others)
+    if not _is_busy(here, mean):
         return []
     targets = [
         place
