@@ -90,6 +90,9 @@ fn plain_ids(headers: &HeaderMap, name: &HeaderName, what: &str) -> Result<Optio
         })?;
         non_empty(text, what)
     };
+    if has_no_repetition(headers) {
+        return headers.get(name).map(|value| id(value).map(Ids::One)).transpose();
+    }
     collect(headers.get_all(name).iter().map(id))
 }
 
@@ -101,6 +104,9 @@ fn binary_ids(headers: &HeaderMap, name: &HeaderName, what: &str) -> Result<Opti
         let text = String::from_utf8(bytes).map_err(|_| invalid(format!("provided {what} header must be UTF-8")))?;
         non_empty(&text, what)
     };
+    if has_no_repetition(headers) && headers.get(name).is_none() {
+        return Ok(None);
+    }
     // gRPC may join the values of one name by commas, which base64 never contains.
     let values = headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|&byte| byte == b','));
     collect(values.map(id))
@@ -114,6 +120,11 @@ pub fn text_of(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     }
     let bytes = BASE64.decode(value.trim_ascii()).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// No header is there more than once, as in nearly all requests: then looking for one takes half as long.
+fn has_no_repetition(headers: &HeaderMap) -> bool {
+    headers.len() == headers.keys_len()
 }
 
 fn collect(mut ids: impl Iterator<Item = Result<Box<str>, Status>>) -> Result<Option<Ids>, Status> {

@@ -226,8 +226,12 @@ async def test_a_stream_without_end_is_not_kept(runtime: Runtime) -> None:
     async with planes(max_message_bytes=50_000) as (made,), channel(made.clients) as client:
 
         async def without_end() -> AsyncIterator[bytes]:
-            for _ in range(5):
-                yield bytes(20_000)
+            # One by one, since a client that writes when it is told of the refusal makes an error of its own of it.
+            yield bytes(50_000)
+            await until(lambda: made.plane.totals().retained_bytes == 50_005)
+            yield b"1"
+            await until(lambda: made.plane.totals().retained_bytes == 50_011)
+            yield b"2"
             await asyncio.Event().wait()
 
         error = await failure(anext(aiter(talk(client, without_end(), models("ab")))))

@@ -2,12 +2,14 @@
 
 import asyncio
 import re
+from collections import Counter
 
 import grpc
 import grpc.aio
 import pytest
 
 from mesh.dataplane import DataPlane
+from mesh.protos import inference_pb2
 from tests.dataplane.harness import MODEL, Plane, begin, call, channel, failure, planes
 from tests.dataplane.runtime import Runtime
 
@@ -49,6 +51,40 @@ async def test_methods_that_clients_may_call(client: grpc.aio.Channel, plane: Pl
     plane.plane.set_rpcs({"test.Echo/Unary": ([], False)}, allow_other=True)
     assert await call(client, "Grow", b"1")
     plane.plane.set_rpcs(None)
+    assert await call(client, "Grow", b"1")
+
+
+async def test_rules_for_methods_change_under_load(client: grpc.aio.Channel, plane: Plane) -> None:
+    """Each request goes by the rules of the moment at which it came; none sees half of a change."""
+    request = inference_pb2.ModelInferRequest(model_name="m").SerializeToString()
+    in_message = {"test.Echo/Unary": ([1], False)}
+    stop = asyncio.Event()
+    codes: Counter[grpc.StatusCode] = Counter()
+
+    async def ask() -> None:
+        while not stop.is_set():
+            try:
+                await call(client, "Unary", request, metadata=())
+            except grpc.aio.AioRpcError as error:
+                codes[error.code()] += 1
+            else:
+                codes[grpc.StatusCode.OK] += 1
+
+    asking = [asyncio.create_task(ask()) for _ in range(4)]
+    for _ in range(50):
+        plane.plane.set_rpcs(in_message, allow_other=False)
+        await asyncio.sleep(0.002)
+        plane.plane.set_rpcs({"test.Echo/Grow": ([], False)}, allow_other=False)
+        await asyncio.sleep(0.002)
+    plane.plane.set_rpcs(in_message)
+    with pytest.raises(ValueError, match="field number 0"):
+        plane.plane.set_rpcs({"test.Echo/Unary": ([0], False)}, allow_other=False)
+    stop.set()
+    await asyncio.gather(*asking)
+    # With neither an id in the message nor in the metadata it would have been INVALID_ARGUMENT.
+    assert codes.keys() == {grpc.StatusCode.OK, grpc.StatusCode.UNIMPLEMENTED}
+    # What was refused has changed nothing.
+    assert await call(client, "Unary", request, metadata=()) == request
     assert await call(client, "Grow", b"1")
 
 
