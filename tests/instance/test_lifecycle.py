@@ -305,6 +305,22 @@ async def test_what_is_loading_when_an_instance_leaves_is_handed_over_too(mesh: 
     assert await other.infer("m") == b"m:x"
 
 
+async def test_models_that_are_to_stay_loaded_are_handed_over_though_nobody_used_them(mesh: Mesh) -> None:
+    client = await mesh.add()
+    for model in ("pinned", "idle"):
+        await client.register(model)
+        day_ago = mesh.instances[0].parts.catalog.now_ms() - 86_400_000
+        request = api.EnsureLoadedRequest(modelId=model, lastUsedTime=day_ago, sync=True)
+        await client.management.ensureLoaded(request, timeout=10)
+    await mesh.instances[0].registry.models.update(
+        "pinned", lambda record: record.but(policy={"pinned": True}) if record else None
+    )
+    await mesh.add()
+    await mesh.settle()
+    await mesh.instances[0].drain()
+    assert mesh.runtimes[1].loaded == {"pinned"}
+
+
 async def test_an_instance_leaves_no_copy_and_no_failure_in_the_records(mesh: Mesh) -> None:
     clients = [await mesh.add() for _ in range(2)]
     await mesh.settle()
