@@ -323,3 +323,18 @@ async def test_a_model_that_may_have_one_copy_is_handed_over_like_any_other(mesh
             )
         )
     assert errors == []
+
+
+async def test_a_copy_that_does_not_answer_is_not_replaced_beyond_the_maximum(mesh: Mesh) -> None:
+    clients = await started(mesh, 2)
+    await clients[0].register("m", key='{"policy": {"maxCopies": 1}}', load=True, sync=True)
+    await clients[0].infer("m")
+    holder = next(number for number, runtime in enumerate(mesh.runtimes) if "m" in runtime.loaded)
+    # Its process is gone, and its session not yet over.
+    mesh.instances[holder].parts.dataplane.close(0)
+    with pytest.raises(
+        grpc.aio.AioRpcError, match=r"gets no further copy: .* as many as its policy allows"
+    ) as refused:
+        await clients[1 - holder].infer("m")
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert mesh.loads("m") == 1
