@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -361,3 +361,41 @@ def _put(records: dict[str, Any], record_id: str, record: Any) -> None:
 
 TestReferences = References.TestCase
 TestReferences.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+@given(
+    active=st.integers(0, 4),
+    places=st.integers(0, 6),
+    broken=st.integers(0, 6),
+    most=st.integers(0, 3),
+    data=st.data(),
+)
+def test_a_transition_ends_and_never_leaves_requests_without_a_copy(
+    active: int, places: int, broken: int, most: int, data: Any
+) -> None:
+    """On a mesh whose instances load a copy, refuse it for now, or fail for good, and where copies come and go."""
+    loaded, waited_ms, refusal = 0, 0, None
+    for _ in range(10_000):
+        view = TransitionView(
+            CopyCount(active, active), CopyCount(loaded, loaded), refusal, most=most, waited_ms=waited_ms
+        )
+        match next_transition_step(view):
+            case MakeCopies(count):
+                assert 0 < count <= active - loaded
+                assert not most or loaded + count <= most
+                made = min(count, max(0, places - loaded))
+                refusal = None if made else CopyRefused("no", everywhere=broken >= 3)
+                loaded += made
+                waited_ms += 1_000
+            case LookAgain(after_ms):
+                waited_ms += after_ms
+                refusal = None
+                active = data.draw(st.integers(max(0, active - 1), 4)) if broken % 2 else active
+            case Switch():
+                assert loaded > 0 or active == 0
+                assert loaded >= min(active, most or active, places) or waited_ms >= 600_000
+                return
+            case Park():
+                assert loaded == 0 < active
+                return
+    raise AssertionError("it goes on for ever")

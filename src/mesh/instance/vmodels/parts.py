@@ -37,38 +37,43 @@ class VModelParts:
         service: ``mesh.vmodels.v1.VModels``.
         requests: finds models for requests that the data plane could not bring to a copy.
         comparisons: of shadows with the models whose requests they get.
+        settings: of the instance.
+        aliases: keeps those of the data plane.
+        transitions: brings vmodels to their targets, where this instance leads.
+        trials: keeps canaries and shadows loaded, where this instance leads.
+        audit: mends counts of references, where this instance leads.
     """
 
     api: VModels
     service: VModelService
     requests: VModelRequests
     comparisons: Comparisons
-    _settings: Settings
-    _aliases: Aliases
-    _transitions: Transitions
-    _trials: Trials
-    _audit: ReferenceAudit
+    settings: Settings
+    aliases: Aliases
+    transitions: Transitions
+    trials: Trials
+    audit: ReferenceAudit
 
     def start(self) -> None:
         """Follows the vmodels of the registry, and leads where this instance is the leader; routes come before."""
-        self._aliases.start()
-        if not self._settings.lifecycle.read_only:
-            self._transitions.start()
+        self.aliases.start()
+        if not self.settings.lifecycle.read_only:
+            self.transitions.start()
 
     def loops(self) -> Iterator[Loop]:
         """What is to be done again and again; what the leader does is nothing while another instance leads."""
         yield "comparing shadows", COMPARISONS_INTERVAL_S, self.comparisons.keep_reading
-        if not self._settings.lifecycle.read_only:
-            settings = self._settings.vmodels
+        if not self.settings.lifecycle.read_only:
+            settings = self.settings.vmodels
             review_s = settings.review_interval_ms / 1_000
-            yield "review of transitions", review_s, self._transitions.review
-            yield "review of canaries and shadows", review_s, self._trials.review
-            yield "audit of references", settings.audit_interval_ms / 1_000, self._audit.run
+            yield "review of transitions", review_s, self.transitions.review
+            yield "review of canaries and shadows", review_s, self.trials.review
+            yield "audit of references", settings.audit_interval_ms / 1_000, self.audit.run
 
     async def close(self) -> None:
         """Ends what is under way."""
-        await self._transitions.close()
-        await self._trials.close()
+        await self.transitions.close()
+        await self.trials.close()
 
 
 def assemble_vmodels(
@@ -97,9 +102,9 @@ def assemble_vmodels(
         service=VModelService(registry, records, catalog, peers, comparisons, now_ms),
         requests=VModelRequests(registry, routes),
         comparisons=comparisons,
-        _settings=settings,
-        _aliases=Aliases(registry, dataplane, routes, peers),
-        _transitions=Transitions(
+        settings=settings,
+        aliases=Aliases(registry, dataplane, routes, peers),
+        transitions=Transitions(
             registry,
             records,
             catalog,
@@ -108,6 +113,6 @@ def assemble_vmodels(
             patience_ms=settings.vmodels.patience_ms,
             now_ms=steady_ms,
         ),
-        _trials=Trials(registry, placer, routes, now_ms),
-        _audit=ReferenceAudit(registry),
+        trials=Trials(registry, placer, routes, now_ms),
+        audit=ReferenceAudit(registry),
     )
