@@ -181,10 +181,19 @@ class Catalog:
         return reply
 
     async def count_copies(self, model_id: str) -> CopyCount:
-        """Counts the model's copies, as their instances tell. One that does not answer counts as listed."""
-        record = self._registry.models.get(model_id)
-        if record is None:
-            return CopyCount()
+        """Counts the model's copies: those that its record in the store lists, as their instances tell.
+
+        An instance that does not answer counts as one that lists a copy.
+
+        Raises:
+            MeshError: the registry is away, or the record cannot be read.
+        """
+        try:
+            record = await self._placer.record(model_id, fresh=True)
+        except MeshError as error:
+            if error.reason is Reason.MODEL_NOT_FOUND:
+                return CopyCount()
+            raise
         copies, _ = await self._copies(model_id, record)
         loaded = sum(copy.copyStatus == _Status.LOADED for copy in copies)
         return CopyCount(loaded, len(copies))

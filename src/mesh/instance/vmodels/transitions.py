@@ -95,8 +95,10 @@ class Transitions:
         if target and (vmodel is None or vmodel.target != target):
             self._leave([vmodel_id])
         if vmodel is None or not vmodel.in_transition:
-            for waiting in self._parked.values():
+            for target, waiting in list(self._parked.items()):
                 waiting.discard(vmodel_id)
+                if not waiting:
+                    del self._parked[target]
         elif not vmodel.failed and self._registry.election.leading:
             self._take_up(vmodel_id, vmodel)
 
