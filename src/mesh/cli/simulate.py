@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import click
@@ -12,6 +12,7 @@ from rich.table import Table
 from mesh.cli.screen import show, show_json
 from mesh.cli.sizes import SIZE
 from mesh.simulation import Report, Scenario, Trace, Workload, World, generate, try_seed
+from mesh.simulation.single_cache import compare, study
 
 Command = Callable[..., None]
 
@@ -110,6 +111,47 @@ def replay(*, seed: int, about: str) -> None:
         if about in line:
             click.echo(line)
     click.echo(verdict.broken or "No invariant was broken.")
+
+
+@simulate.command()
+@click.option("--models", default=2_000, show_default=True, help="In each case.")
+@click.option("--requests", default=200_000, show_default=True, help="In each case.")
+@click.option("--seed", default=0, show_default=True, help="Draws the load.")
+@click.option("--jobs", default=1, show_default=True, help="Processes to share the work.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def evictions(*, models: int, requests: int, seed: int, jobs: int, as_json: bool) -> None:
+    """Compare the ways to choose what is evicted, and the best there could be.
+
+    One cache into which a fifth of the models fit is replayed with each eviction policy. Told is the time that all
+    loads take together, as a change against LRU; "at best" is what no choice can go below, and Belady's is the choice
+    that needs the fewest loads where all models have one size.
+    """
+    with ProcessPoolExecutor(jobs) as pool:
+        findings = list(pool.map(compare, study(models, requests, seed)))
+    if as_json:
+        show_json([asdict(finding) for finding in findings])
+        return
+    table = Table(
+        "load", "sizes", "load times", "hits, LRU", "hits, cost-aware", "loads, LRU", *_CHANGES, box=None
+    )
+    for finding in findings:
+        case, lru, cost_aware = finding.case, finding.lru, finding.cost_aware
+        best = "" if finding.belady_loads is None else f"{finding.belady_loads / lru.loads - 1:+.0%}"
+        table.add_row(
+            case.name,
+            "equal" if case.equal_sizes else "differ",
+            "equal" if case.equal_load_times else "100-fold",
+            f"{lru.hit_rate:.1%}",
+            f"{cost_aware.hit_rate:.1%}",
+            f"{lru.cold_start_ms / 3_600_000:.1f} h",
+            f"{finding.change:+.1%}",
+            f"{finding.best_change:+.0%}",
+            best,
+        )
+    show(table)
+
+
+_CHANGES = ("cost-aware", "at best", "Belady, number")
 
 
 def _chosen(defaults: Any, options: dict[str, Any]) -> Any:

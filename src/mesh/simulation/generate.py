@@ -27,6 +27,7 @@ class Workload:
         zipf: how uneven the models are asked for: the one of rank r as often as r to the power of minus this.
         day_s: length of a day, seconds; 0 for a steady rate.
         day_depth: how far the rate of each model falls at its quietest time, between 0 and 1.
+        day_sharpness: the higher, the shorter each model's busy time of day; 1 for a sine.
         bursts: times at which one model gets many requests at once.
         burst_requests: in each of them.
         cold_at_once: so many models are each requested once in the first moment.
@@ -46,6 +47,7 @@ class Workload:
     zipf: float = 1.0
     day_s: float = 0.0
     day_depth: float = 0.8
+    day_sharpness: float = 1.0
     bursts: int = 0
     burst_requests: int = 1_000
     cold_at_once: int = 0
@@ -122,19 +124,24 @@ def _diurnal(workload: Workload, random: Random) -> "tuple[array[int], array[int
     order, weights = _popularity(workload, random)
     phases = [random.random() for _ in range(workload.models)]
     times, numbers = array("q"), array("I")
-    kept_share = 1.0 - workload.day_depth / 2
+    kept_share = sum(_at_time_of_day(moment / 100, workload) for moment in range(100)) / 100
     now_us, gap_us = 0.0, 1e6 / workload.rate * kept_share
     ranks, day_us = range(workload.models), workload.day_s * 1e6
     while len(times) < workload.requests:
         for rank in random.choices(ranks, cum_weights=weights, k=_BLOCK):
             now_us += random.expovariate(1.0) * gap_us
-            wave = 0.5 - 0.5 * cos(2 * pi * (now_us / day_us + phases[rank]))
-            if random.random() >= workload.day_depth * wave:
+            if random.random() < _at_time_of_day(now_us / day_us + phases[rank], workload):
                 times.append(int(now_us))
                 numbers.append(order[rank])
                 if len(times) == workload.requests:
                     break
     return times, numbers
+
+
+def _at_time_of_day(days: float, workload: Workload) -> float:
+    """The rate of a model at a time of its day, in times of its rate when it is busiest."""
+    wave = 0.5 - 0.5 * cos(2 * pi * days)
+    return float((1.0 - workload.day_depth * wave) ** workload.day_sharpness)
 
 
 def _with_bursts(
