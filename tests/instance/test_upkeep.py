@@ -8,8 +8,7 @@ import grpc
 import pytest
 
 from mesh.instance.reconciliation import Reconciliation
-from mesh.instance.settings import EvictionSettings, UpkeepSettings
-from mesh.placement import EvictionRanking
+from mesh.instance.settings import UpkeepSettings
 from mesh.registry import ModelRecord
 from mesh.runtimes import ModelInfo
 from tests.instance.meshes import Mesh, eventually
@@ -136,22 +135,3 @@ async def test_a_failure_goes_with_its_model_also_where_another_comes_at_once(me
     await mesh.instances[0].registry.models.update("m", lambda _: ModelRecord(type="test"))
     await eventually(lambda: not _record(mesh, "m").failures)
     assert await client.infer("m") == b"m:x"
-
-
-async def test_a_pinned_model_is_not_evicted_and_what_is_worth_least_is(mesh: Mesh) -> None:
-    by_cost = EvictionSettings(min_churn_age_ms=0, ranking=EvictionRanking.COST_AWARE)
-    runtime = ScriptedRuntime(mesh.socket(), capacity=35 * MIB, size=10 * MIB)
-    client = await mesh.add(runtime, eviction=by_cost)
-    for name in ("pinned", "quick", "slow", "new"):
-        await client.register(name)
-        if name == "pinned":
-            await _change(mesh, name, policy={"pinned": True})
-    for name in ("pinned", "slow", "quick"):
-        runtime.load_delay_s = 0.5 if name == "slow" else 0.0
-        await client.infer(name)
-    runtime.load_delay_s = 0.0
-    await client.infer("new")
-    assert runtime.loaded >= {"pinned", "slow", "new"}
-    await eventually(lambda: "quick" not in runtime.loaded)
-    (eviction,) = [decision for decision in await client.explain("quick") if decision.kind == "eviction"]
-    assert "least worth keeping" in eviction.summary

@@ -12,6 +12,7 @@ from mesh.placement import (
     DecisionRing,
     Deregister,
     EvictionReason,
+    Refusal,
     ReportCapacityLost,
     ReportEvicted,
     ReportFailed,
@@ -84,6 +85,8 @@ class Chronicle:
     def refused(self, report: ReportRefused) -> None:
         """A load was refused."""
         self._evicted_for.pop(report.model_id, None)
+        if report.reason is Refusal.CHURN:
+            self._metrics.count("churn_refused")
         self._note(DecisionKind.REFUSAL, report.model_id, f"not loaded: {report.message}")
 
     def evicted(self, report: ReportEvicted) -> None:

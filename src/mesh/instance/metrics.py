@@ -47,6 +47,7 @@ _COUNTERS = {
     "loadmodel_failure": "Failed loads",
     "unloadmodel_failure": "Unloads that were given up",
     "unloadmodel_attempt_failure": "Failed attempts to unload",
+    "churn_refused": "Loads refused because they would evict copies in recent use",
 }
 
 

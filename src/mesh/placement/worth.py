@@ -18,12 +18,14 @@ GHOSTS_PER_ENTRY = 4
 #: Evicted models remembered at least.
 LEAST_GHOSTS = 64
 #: How much a measure is trusted less for one wrong eviction of a model that takes as long to load as most; and how
-#: much of that is left for an eviction so long ago that all the cache has changed since. Found by trying, on the
-#: traces of `mesh.placement.simulation`; neither matters much.
-LEARNING_RATE = 0.03
+#: much of that is left for an eviction so long ago that all the cache has changed since. Found by trying, with
+#: ``mesh simulate evictions``; half or twice as much makes little difference.
+LEARNING_RATE = 0.06
 FADED = 0.1
 #: No measure is given up for good.
-LEAST_TRUST = 0.02
+LEAST_TRUST = 0.01
+#: Share of the disputed evictions that the count of uses has to choose to begin with: it has counted few by then.
+FIRST_TRUST = 0.2
 
 _NOT_BEGUN = frozenset({CopyState.NEW, CopyState.QUEUED})
 _RECENCY, _FREQUENCY = 0, 1
@@ -122,7 +124,7 @@ class CostAware:
         self._evictions = 0
         self._usual_load_ms = 0.0
         #: Share of the evictions that are the frequency's to choose, and of how many it is owed the choice.
-        self._trust = 0.5
+        self._trust = FIRST_TRUST
         self._owed = 0.0
         self._owed_in_search = 0.0
 
