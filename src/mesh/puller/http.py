@@ -10,6 +10,7 @@ from yarl import URL
 
 from mesh.puller.archives import Allowance, is_archive, unpack
 from mesh.puller.clients import address, switch
+from mesh.puller.contents import identity_of
 from mesh.puller.disk import check_space
 from mesh.puller.failure import Code, PullFailure
 from mesh.puller.names import split_path
@@ -87,6 +88,14 @@ class HttpSource:
         self._path = path
         self._archive_name = archive_name
         self._size = max(0, file.size)
+
+    @property
+    def identity(self) -> str:
+        """By address and tag; empty where the server tells no tag, or one that says little."""
+        tag = self._file.e_tag
+        if not tag or tag.startswith("W/"):
+            return ""
+        return identity_of(str(self._file.url), self._file.size, tag, self._archive_name)
 
     @property
     def size_bytes(self) -> int:

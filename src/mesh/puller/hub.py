@@ -11,6 +11,7 @@ from typing import Any
 from yarl import URL
 
 from mesh.puller.clients import address
+from mesh.puller.contents import identity_of
 from mesh.puller.failure import Code, PullFailure
 from mesh.puller.names import split_path
 from mesh.puller.provider import Advance, Workshop, optional
@@ -117,6 +118,13 @@ class HubSource:
         """Takes what was found: segments below the target, none where the file is the target, and the file."""
         self._web = web
         self._files = files
+
+    @property
+    def identity(self) -> str:
+        """By the files' addresses, which name the commit."""
+        return identity_of(
+            [(segments, str(file.url), file.size, file.sha256) for segments, file in self._files]
+        )
 
     @property
     def size_bytes(self) -> int:

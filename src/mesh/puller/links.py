@@ -96,6 +96,11 @@ class LinkedSource:
     workshop: Workshop
 
     @property
+    def identity(self) -> str:
+        """None: there is nothing to keep."""
+        return ""
+
+    @property
     def copied(self) -> bool:
         """Never: a link takes no space."""
         return False

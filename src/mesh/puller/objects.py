@@ -7,6 +7,7 @@ import obstore
 import obstore.store
 from obstore.exceptions import BaseError
 
+from mesh.puller.contents import identity_of
 from mesh.puller.failure import Code, PullFailure
 from mesh.puller.names import check_name, split_path
 from mesh.puller.object_errors import Errors
@@ -120,8 +121,17 @@ class ObjectSource:
         workshop: Workshop,
     ) -> None:
         self._files = files
+        self._place = errors.place
         self._transfers = Transfers(store, errors, workshop)
         self._workshop = workshop
+
+    @property
+    def identity(self) -> str:
+        """By the tags of the objects; empty where one has none, or one that says little."""
+        if any(not file.e_tag or file.e_tag.startswith("W/") for file in self._files):
+            return ""
+        listed = sorted((file.key, file.name, file.size, file.e_tag) for file in self._files)
+        return identity_of(self._place, listed)
 
     @property
     def size_bytes(self) -> int:

@@ -15,6 +15,7 @@ from yarl import URL
 
 from mesh.puller.archives import untar_file
 from mesh.puller.clients import address, switch
+from mesh.puller.contents import identity_of
 from mesh.puller.failure import Code, PullFailure
 from mesh.puller.http import allowance_for, trust_of
 from mesh.puller.provider import Advance, Workshop, optional
@@ -178,6 +179,11 @@ class OciSource:
         self._layers = layers
         self._path = path
         self._size = sum(layer.size for layer in layers)
+
+    @property
+    def identity(self) -> str:
+        """By the digests of the layers, whatever image they are of."""
+        return identity_of([layer.digest for layer in self._layers])
 
     @property
     def size_bytes(self) -> int:

@@ -29,6 +29,7 @@ class PullerSettings:
         pvc_mounts_dir: where volume claims are mounted, each under its name.
         local_roots: directories of the host below which models of type ``local`` may lie; none: type refused.
         max_downloads: files that are fetched at once, over all models.
+        max_idle_bytes: contents of models that are not loaded any more are kept up to so many bytes.
         piece_bytes: objects of at least twice that are fetched in pieces of it, several at once.
         reserved_bytes: free space on the disk of ``root`` that pulls leave alone.
         max_objects: of one model; protects against a path that names a whole archive.
@@ -45,6 +46,7 @@ class PullerSettings:
     pvc_mounts_dir: Path = Path("/pvc_mounts")
     local_roots: tuple[Path, ...] = ()
     max_downloads: int = 8
+    max_idle_bytes: int = 0
     piece_bytes: int = 64 << 20
     reserved_bytes: int = 0
     max_objects: int = 100_000
@@ -91,6 +93,10 @@ class Source(Protocol):
     @property
     def size_bytes(self) -> int:
         """Of all its files."""
+
+    @property
+    def identity(self) -> str:
+        """Equal for equal contents, see `mesh.puller.contents.identity_of`; empty where that cannot be told."""
 
     @property
     def copied(self) -> bool:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mesh.puller.contents import CACHE_NAME, Contents
 from mesh.puller.directory import ModelDirectories
 from mesh.puller.disk import check_space, disk_failure
 from mesh.puller.failure import Code, PullFailure
@@ -87,6 +88,10 @@ class Puller:
         self._threads = ThreadPoolExecutor(2 * settings.max_downloads, thread_name_prefix="puller")
         self._workshop = Workshop(settings, self._threads, asyncio.Semaphore(settings.max_downloads))
         self._directories = ModelDirectories(settings.root)
+        self._contents = Contents(self._directories.root / CACHE_NAME, settings.max_idle_bytes)
+        # Two models with one content fetch it once; and the contents' own files are for one thread at a time.
+        self._fetching = Turns()
+        self._keeping = asyncio.Lock()
         self._turns = Turns()
         self._to_join: dict[str, _Pull] = {}
         self._running: set[_Pull] = set()
@@ -107,7 +112,10 @@ class Puller:
             PullFailure: the disk refused.
         """
         try:
-            return await self._workshop.run(self._directories.purge)
+            removed = await self._workshop.run(self._directories.purge)
+            async with self._keeping:
+                await self._workshop.run(self._contents.load)
+            return removed
         except OSError as error:
             raise disk_failure(error, "clear the directory of models") from error
 
@@ -163,6 +171,8 @@ class Puller:
         async with self._turns.turn(model_id):
             try:
                 await self._workshop.run(self._directories.delete, model_id)
+                async with self._keeping:
+                    await self._workshop.run(self._contents.release, model_id)
             except OSError as error:
                 raise disk_failure(error, "delete model from local filesystem") from error
 
@@ -205,6 +215,8 @@ class Puller:
             with _worded():
                 size = await self._bring(request, pull)
                 await self._workshop.run(self._publish, pull)
+                async with self._keeping:
+                    await self._workshop.run(self._contents.hand_over, str(pull.staging), pull.model_id)
         except BaseException:
             await self._clear_up(pull)
             raise
@@ -234,6 +246,8 @@ class Puller:
                 _log.info("pull of %s begins anew: %s", pull.model_id, failure.message)
             pull.done_bytes = pull.to_write_bytes = 0
             await self._workshop.run(self._directories.discard, pull.staging)
+            async with self._keeping:
+                await self._workshop.run(self._contents.release, str(pull.staging))
             await asyncio.sleep(self._settings.retry_delay_s)
         return await self._bring_as_found(request, pull)
 
@@ -245,10 +259,32 @@ class Puller:
             parts.append((await provider.find(request.schema_path), request.schema_name))
         pull.total_bytes = sum(source.size_bytes for source, _ in parts)
         await self._workshop.run(self._directories.stage, pull.staging, pull.model_id)
-        await self._speak_for_space(pull, sum(source.size_bytes for source, _ in parts if source.copied))
-        for source, name in parts:
-            await source.fetch(pull.staging / name, pull.advance)
-        return model.size_bytes
+        size_bytes, *_ = [await self._place(source, pull.staging / name, pull) for source, name in parts]
+        return size_bytes
+
+    async def _place(self, source: Source, target: Path, pull: _Pull) -> int:
+        """Brings one source to its place, from the disk where its content is there; returns its size in bytes."""
+        identity = source.identity
+        if not identity:
+            return await self._fetch(source, target, pull)
+        async with self._fetching.turn(identity):
+            async with self._keeping:
+                size_bytes = await self._workshop.run(
+                    self._contents.take, identity, str(pull.staging), target
+                )
+            if size_bytes is not None:
+                pull.advance(source.size_bytes)
+                return size_bytes
+            size_bytes = await self._fetch(source, target, pull)
+            async with self._keeping:
+                await self._workshop.run(self._contents.keep, identity, str(pull.staging), target, size_bytes)
+            return size_bytes
+
+    async def _fetch(self, source: Source, target: Path, pull: _Pull) -> int:
+        if source.copied:
+            await self._speak_for_space(pull, source.size_bytes)
+        await source.fetch(target, pull.advance)
+        return source.size_bytes
 
     async def _speak_for_space(self, pull: _Pull, wanted: int) -> None:
         if not wanted:
@@ -259,7 +295,7 @@ class Puller:
             await self._workshop.run(
                 check_space, self._directories.root, wanted, spoken_for, self._settings.reserved_bytes
             )
-            pull.to_write_bytes = wanted
+            pull.to_write_bytes += wanted
 
     def _publish(self, pull: _Pull) -> None:
         self._directories.publish(pull.staging, pull.model_id)
@@ -268,6 +304,10 @@ class Puller:
     async def _clear_up(self, pull: _Pull) -> None:
         try:
             await self._workshop.run(self._withdraw, pull)
+            async with self._keeping:
+                await self._workshop.run(self._contents.release, str(pull.staging))
+                if pull.published:
+                    await self._workshop.run(self._contents.release, pull.model_id)
         except (OSError, PullFailure) as error:
             # Those who wait are to hear why the pull failed; the next start clears what is left.
             _log.warning("could not remove what a failed pull of %s left: %s", pull.model_id, error)
