@@ -111,5 +111,6 @@ def _with_puller(runtime: ModelRuntime, settings: Settings) -> ModelRuntime:
         storage_config_dir=Path(settings.storage_config_dir),
         pvc_mounts_dir=Path(settings.pvc_mounts_dir),
         local_roots=tuple(Path(directory) for directory in settings.local_models_dirs),
+        max_idle_bytes=settings.kept_model_bytes,
     )
     return PullingRuntime(runtime, Puller(storage))

@@ -186,6 +186,12 @@ class Settings:
         "directories that storage type 'local' may read, separated by commas",
         default=(),
     )
+    kept_model_bytes: int = setting(
+        "MESH_KEPT_MODEL_BYTES",
+        integer(0),
+        "pulled contents that no model here has any more are kept on the disk up to so many bytes",
+        default=0,
+    )
     adapter: str = setting(
         "MESH_ADAPTER",
         text,
