@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from mesh.instance import CopySettings
+from mesh.instance import CopySettings, UpkeepSettings
 from mesh.protos import admin_pb2
 from mesh.registry import ModelRecord
 from tests.instance.meshes import Client, Mesh, eventually
@@ -120,7 +120,8 @@ async def test_a_copy_of_limited_concurrency_that_lets_requests_wait_gets_anothe
 
 
 async def test_a_low_rate_adds_nothing(mesh: Mesh) -> None:
-    clients = await started(mesh, 2)
+    clients = [await mesh.add() for _ in range(2)]
+    await mesh.settle()
     await clients[0].register("m", load=True, sync=True)
     async with load(clients[0], "m", rpm=600) as errors:
         await asyncio.sleep(2)
@@ -129,7 +130,8 @@ async def test_a_low_rate_adds_nothing(mesh: Mesh) -> None:
 
 
 async def test_the_threshold_may_change_while_instances_run(mesh: Mesh) -> None:
-    clients = await started(mesh, 2)
+    clients = [await mesh.add() for _ in range(2)]
+    await mesh.settle()
     await clients[0].register("m", load=True, sync=True)
     async with load(clients[0], "m", rpm=900):
         await asyncio.sleep(0.7)
@@ -338,3 +340,17 @@ async def test_a_copy_that_does_not_answer_is_not_replaced_beyond_the_maximum(me
         await clients[1 - holder].infer("m")
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     assert mesh.loads("m") == 1
+
+
+async def test_what_was_unloaded_for_being_idle_is_not_loaded_ahead_of_demand(mesh: Mesh) -> None:
+    upkeep = UpkeepSettings(reaper_delay_s=1, reaper_interval_s=1)
+    client = await mesh.add(copies=QUICK, upkeep=upkeep)
+    await client.register("idle", key='{"policy": {"idleTtlMs": 1000}}', load=True, sync=True)
+    await client.register("other", load=True, sync=True)
+    await client.infer("idle")
+    await eventually(lambda: "idle" not in mesh.runtimes[0].loaded)
+    await mesh.runtimes[0].stop()
+    await mesh.runtimes[0].start()
+    await eventually(lambda: mesh.loads("other") == 2, timeout_s=15)
+    await asyncio.sleep(2)
+    assert mesh.loads("idle") == 1

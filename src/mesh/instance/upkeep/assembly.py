@@ -54,6 +54,7 @@ def make_upkeep(
         prunes=not read_only,
         preloads=settings.upkeep.preload,
         dead_after_ms=settings.upkeep.dead_after_s * 1_000,
+        idle_ttl_ms=settings.copies.idle_ttl_s * 1_000,
         now_ms=now_ms,
     )
     janitor: Janitor | None = None

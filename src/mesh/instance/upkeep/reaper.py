@@ -9,7 +9,7 @@ from mesh.instance.candidates import Candidates
 from mesh.instance.errors import MeshError
 from mesh.instance.placer import Placer
 from mesh.instance.routes import Routes
-from mesh.placement import Decision, DecisionKind, DecisionRing
+from mesh.placement import CopyPolicy, Decision, DecisionKind, DecisionRing
 from mesh.placement.upkeep import Absences, Preload, Preloading
 from mesh.registry import (
     KEEP,
@@ -45,6 +45,8 @@ class Reaper:
         prunes: whether records may be changed; not while a registry is moved.
         preloads: whether models are loaded ahead of demand.
         dead_after_ms: instances that are away for so long are forgotten.
+        idle_ttl_ms: a model that was not used for so long has been unloaded for that, where its policy has no time of
+            its own, and is not loaded ahead of demand; 0 for never.
         now_ms: epoch milliseconds.
     """
 
@@ -59,6 +61,7 @@ class Reaper:
         prunes: bool,
         preloads: bool,
         dead_after_ms: int,
+        idle_ttl_ms: int,
         now_ms: Callable[[], int],
     ) -> None:
         self._registry = registry
@@ -69,6 +72,7 @@ class Reaper:
         self._prunes = prunes
         self._preloads = preloads
         self._dead_after_ms = dead_after_ms
+        self._idle_ttl_ms = idle_ttl_ms
         self._now_ms = now_ms
         self._absences = Absences()
 
@@ -115,6 +119,9 @@ class Reaper:
             used_ms = record.last_used
             if used_ms > now_ms + _IMPOSSIBLE_MS:
                 used_ms = now_ms - _INSTEAD_MS
+            idle_ttl_ms = CopyPolicy.from_members(record.policy).idle_ttl_ms or self._idle_ttl_ms
+            if 0 < idle_ttl_ms <= now_ms - used_ms:
+                return
             preloading.offer(model_id, record.type, used_ms, len(record.failures))
 
     def _dead(self, record: ModelRecord, named: set[str], now_ms: int) -> tuple[str, ...]:
