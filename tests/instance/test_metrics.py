@@ -37,6 +37,7 @@ async def test_metrics_have_the_names_and_labels_that_dashboards_know(
     assert "modelmesh_instance_models_total 1.0" in text
     assert "modelmesh_models_managed_total 1.0" in text
     assert "modelmesh_loadmodel_failure 0.0" in text
+    assert "modelmesh_instance_ready 1.0" in text
     assert (await asyncio.to_thread(_get, unused_tcp_port, "/other"))[0] == 404
     assert 'le="0.5"' in text
     assert 'le="300000.0"' in text
@@ -48,4 +49,21 @@ async def test_probes_follow_the_instance(mesh: Mesh, unused_tcp_port: int) -> N
     assert (await asyncio.to_thread(_get, unused_tcp_port, "/live/"))[0] == 200
     assert (await asyncio.to_thread(_get, unused_tcp_port, "/other"))[0] == 404
     await mesh.instances[0].drain()
-    assert (await asyncio.to_thread(_get, unused_tcp_port, "/ready"))[0] == 503
+    assert await asyncio.to_thread(_get, unused_tcp_port, "/ready") == (
+        503,
+        "the instance is leaving the mesh\n",
+    )
+
+
+async def test_how_long_the_registry_has_been_away_is_told(mesh: Mesh, unused_tcp_port: int) -> None:
+    await mesh.add(metrics=MetricsSettings(port=unused_tcp_port))
+
+    async def lag_s() -> float:
+        _, text = await asyncio.to_thread(_get, unused_tcp_port, "/metrics")
+        (line,) = [line for line in text.splitlines() if line.startswith("modelmesh_registry_lag_seconds ")]
+        return float(line.split()[1])
+
+    before = await lag_s()
+    mesh.registry.stop()
+    await asyncio.sleep(0.5)
+    assert await lag_s() >= max(before, 0.5)

@@ -28,6 +28,10 @@ _KEYS = "/tas-runtime/tests/"
 AWAY_S = float(os.environ.get("MESH_TEST_AWAY_S", "3"))
 
 
+#: Copies stay where they are, whatever load there is.
+STILL = {"MM_SCALEUP_RPM_THRESHOLD": "1000000000", "MESH_SCALEUP_IN_FLIGHT": "0", "MESH_REBALANCE": "false"}
+
+
 class Pods:
     """Starts instances, and stops what is left of them."""
 
@@ -142,7 +146,7 @@ def _present(etcd: EtcdServer, instance: InstanceProcess) -> bool:
 
 async def test_an_instance_starts_and_serves_while_etcd_is_away(pods: Pods) -> None:
     etcd = pods.etcd
-    snapshots = {"MESH_SNAPSHOT_INTERVAL_MS": "200", "MESH_SNAPSHOT_AFTER_MS": "500"}
+    snapshots = {"MESH_SNAPSHOT_INTERVAL_MS": "200", "MESH_SNAPSHOT_AFTER_MS": "500", **STILL}
     stayer = pods.make(MESH_SNAPSHOT_PATH="", **snapshots)
     folder = stayer.folder.parent
     goer = pods.make(MESH_SNAPSHOT_PATH=str(folder / "snapshot"), **snapshots)

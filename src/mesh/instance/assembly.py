@@ -315,6 +315,7 @@ def assemble(
             self_view.gauges,
             Census(registry).gauges,
             lambda: health.ready,
+            lambda: registry.models.lag,
             vmodels.comparisons.metrics,
         ),
         dynamic=dynamic,

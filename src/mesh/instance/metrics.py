@@ -252,6 +252,7 @@ class InstanceCollector(Collector):
         gauges: reads the instance's own figures.
         cluster: reads the whole mesh's figures; None while another instance leads, so that each is shown once.
         ready: whether clients should be sent to this instance.
+        registry_lag_s: time since the registry last confirmed what is known of it, seconds.
         shadows: what was found of vmodels' shadows.
     """
 
@@ -262,10 +263,12 @@ class InstanceCollector(Collector):
         gauges: Callable[[], InstanceGauges],
         cluster: Callable[[], ClusterGauges | None],
         ready: Callable[[], bool],
+        registry_lag_s: Callable[[], float],
         shadows: Callable[[], Iterator[Metric]],
     ) -> None:
         self._shadows = shadows
         self._ready = ready
+        self._registry_lag_s = registry_lag_s
         self._metrics = metrics
         self._dataplane = dataplane
         self._gauges = gauges
@@ -314,6 +317,10 @@ class InstanceCollector(Collector):
             "instance_memory_deficit_bytes": (
                 "Memory taken by models beyond what the model server has, after sizes were estimated too low",
                 now.deficit_bytes,
+            ),
+            "registry_lag_seconds": (
+                "Time since the registry last confirmed what this instance knows of it; +Inf before it ever did",
+                self._registry_lag_s(),
             ),
             "instance_ready": (
                 "1 while clients should be sent to this instance, as /ready says",
