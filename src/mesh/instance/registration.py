@@ -29,6 +29,7 @@ from mesh.registry import (
     RemoveFailure,
     ResignCopy,
     RestoreCopy,
+    SessionState,
     StoreDenied,
     StoreUnavailable,
     apply_together,
@@ -44,6 +45,8 @@ _Wanted = ModelRecord | Keep | None
 RETRY_INTERVAL_S = 1.0
 #: A load does not wait longer than this for its registration, seconds: a write's deadline and one try more.
 REGISTER_TIMEOUT_S = 7.0
+#: A session that was lost is there again within this, seconds, where the registry answers.
+NEW_SESSION_S = 0.5
 #: Records written at a time where no load waits: a model server that is gone may have had thousands of copies.
 WRITERS_IN_NO_HURRY = 64
 
@@ -117,6 +120,8 @@ class Registration:
         )
         if not self._registry.joined:
             return self._add_unwritten(model_id, change)
+        if (trouble := await self._trouble()) is not None:
+            return trouble
         answer = self._asked[change] = asyncio.get_running_loop().create_future()
         self._add(model_id, change)
         try:
@@ -130,6 +135,21 @@ class Registration:
             return NotAdded(f"the registry did not take the registration within {REGISTER_TIMEOUT_S:g} s")
         finally:
             del self._asked[change]
+
+    async def _trouble(self) -> NotAdded | None:
+        """Why nothing can be entered now; None where it can.
+
+        An instance without a session is not one of the mesh, and a registry that has been away for so long will hardly
+        be there within a write's deadline: those who wait are told at once.
+        """
+        session = self._registry.session
+        if session.state is SessionState.LIVE:
+            return None
+        try:
+            await session.wait_live(NEW_SESSION_S)
+        except TimeoutError as error:
+            return NotAdded(f"the registry is away: {error}")
+        return None
 
     def _add_unwritten(self, model_id: str, change: AddCopy) -> NotAdded | None:
         """Decides by what is remembered of the registry, and enters the copy once the registry is there.
