@@ -323,6 +323,12 @@ async def test_a_vmodel_whose_model_is_gone_says_so(mesh: Mesh) -> None:
         client.infer_vmodel("v"), grpc.StatusCode.INTERNAL, "Target model gone of vmodel v not found"
     )
     assert (await client.vmodel_status("v")).activeModelStatus.status == Status.NOT_FOUND
+    # So does one whose record names none, as a tool may have left it.
+    await vmodels.update("w", lambda _: VModelRecord(target="gone"))
+    await _refused(
+        client.infer_vmodel("w"), grpc.StatusCode.INTERNAL, "Target model gone of vmodel w not found"
+    )
+    await client.delete_vmodel("w")
     # Setting it with the model's attributes makes it whole.
     await client.set_vmodel("v", "gone", info=INFO)
     assert await client.infer_vmodel("v") == b"gone:x"

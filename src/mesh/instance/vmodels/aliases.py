@@ -37,7 +37,7 @@ class Aliases:
             if not self._on_trial[model_id]:
                 del self._on_trial[model_id]
         self._shared.pop(vmodel_id, None)
-        if new is None:
+        if new is None or not new.active:
             self._dataplane.remove_alias(vmodel_id)
             return
         for model_id in _on_trial(new):
