@@ -13,7 +13,7 @@ use crate::body::{BodyError, Budget, RequestBody};
 use crate::client::{Client, Ended};
 use crate::compression::too_large;
 use crate::frames::framed;
-use crate::grpc::{Code, Status};
+use crate::grpc::{Code, Status, message_of};
 use crate::journey::{Ending, Journey, Target};
 use crate::stream::Call;
 
@@ -25,15 +25,33 @@ pub struct Several {
     pub all_required: bool,
 }
 
+impl Several {
+    /// Those of models and those of vmodels, one of them empty, for the log.
+    pub fn ids(&self) -> (String, String) {
+        let joined = |are_vmodels| {
+            let ids = self.targets.iter().map(Target::subject).filter(|subject| subject.is_vmodel == are_vmodels);
+            ids.map(|subject| &*subject.id).collect::<Vec<_>>().join(",")
+        };
+        (joined(false), joined(true))
+    }
+}
+
 /// Why there is no joined answer.
 enum Failure {
-    /// As one of the models answered.
-    Given(Box<Answer>),
+    /// As that model answered.
+    Given(String, Box<Answer>),
     Refused(Status),
 }
 
 /// Sends the request to each model, and the client their joined answers or the first failure.
-pub async fn fan_out(call: &Call, several: Several, body: &mut RequestBody<'_>, client: &mut Client) -> Ending {
+///
+/// Returns: how it ended, and of a failure what is to be logged of it.
+pub async fn fan_out(
+    call: &Call,
+    several: Several,
+    body: &mut RequestBody<'_>,
+    client: &mut Client,
+) -> (Ending, String) {
     let request = match client.unless_ended(poll_fn(|cx| body.poll_whole(cx))).await {
         Ok(Ok(request)) => request,
         Ok(Err(BodyError::Refused(status))) => return refuse(&status, client),
@@ -53,24 +71,25 @@ pub async fn fan_out(call: &Call, several: Several, body: &mut RequestBody<'_>, 
             // HTTP/2 keeps what the client does not take at once.
             client.data(framed(&message));
             client.trailers(Status::new(Code::OK, "").trailers());
-            Ending { code: Code::OK, response_bytes: Some(message.len() as u64) }
+            (Ending { code: Code::OK, response_bytes: Some(message.len() as u64) }, String::new())
         }
         Err(Failure::Refused(status)) => refuse(&status, client),
-        Err(Failure::Given(mut answer)) => {
+        Err(Failure::Given(model_id, mut answer)) => {
             let code = Code::of(answer.status());
+            let why = format!("model {model_id}: {}", message_of(answer.status()));
             answer.give_status(client);
-            Ending { code, response_bytes: None }
+            (Ending { code, response_bytes: None }, why)
         }
     }
 }
 
-fn ended(ended: Ended, client: &mut Client) -> Ending {
-    Ending { code: client.end(ended), response_bytes: None }
+fn ended(ended: Ended, client: &mut Client) -> (Ending, String) {
+    (Ending { code: client.end(ended), response_bytes: None }, String::new())
 }
 
-fn refuse(status: &Status, client: &mut Client) -> Ending {
+fn refuse(status: &Status, client: &mut Client) -> (Ending, String) {
     client.status(status);
-    Ending { code: status.code, response_bytes: None }
+    (Ending { code: status.code, response_bytes: None }, status.message.clone())
 }
 
 /// A model's message; None where it is not there and need not be.
@@ -162,6 +181,6 @@ async fn branch(call: &Call, target: Target, request: Bytes, mut client: Client,
     } else if ending.code == Code::OK || answer.is_given_up() {
         answer.message(call.plane.settings.max_message_bytes).map(Some).map_err(Failure::Refused)
     } else {
-        Err(Failure::Given(answer))
+        Err(Failure::Given(journey.model_id().to_owned(), answer))
     }
 }

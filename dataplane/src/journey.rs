@@ -53,6 +53,11 @@ impl Target {
         Target { via, ..Target::new(Subject { id: model_id, is_vmodel: false }, balanced) }
     }
 
+    /// As the request names it.
+    pub fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
     fn model_id(&self) -> &str {
         self.model_id.as_deref().unwrap_or("")
     }

@@ -25,22 +25,24 @@ struct State {
     turn: u32,
     /// Requests at the local runtime or queued for it.
     local_in_flight: u32,
-    requests: u32,
-    last_used_ms: u64,
-    served: Served,
-    /// The most of `local_in_flight`, and of those queued, since the last report.
-    most_in_flight: u32,
-    most_queued: u32,
+    /// Boxed, as is the limit, since most models are on other instances.
+    tally: Option<Box<Tally>>,
     limit: Option<Box<Limit>>,
     /// No longer in the table: whoever still holds it must look again.
     detached: bool,
 }
 
-/// Requests that the local runtime answered since the last report, and how long it took for all of them.
-#[derive(Clone, Copy, Default)]
-struct Served {
+/// What the local copy did since the last report.
+#[derive(Default)]
+struct Tally {
+    requests: u32,
+    last_used_ms: u64,
+    /// Requests that the runtime answered, and how long it took for all of them.
     answers: u32,
-    time: Duration,
+    service_time: Duration,
+    /// The most of `local_in_flight`, and of those queued.
+    most_in_flight: u32,
+    most_queued: u32,
 }
 
 /// One endpoint of a route. It stays, unlisted, while requests are in flight there.
@@ -173,17 +175,18 @@ impl Model {
             return Choice::Ready(lease);
         }
         state.local_in_flight += 1;
-        state.most_in_flight = state.most_in_flight.max(state.local_in_flight);
-        state.requests = state.requests.saturating_add(1);
-        state.last_used_ms = now_ms;
-        let State { limit, most_queued, .. } = state;
+        let State { local_in_flight, tally, limit, .. } = state;
+        let tally = tally.get_or_insert_with(Box::default);
+        tally.most_in_flight = tally.most_in_flight.max(*local_in_flight);
+        tally.requests = tally.requests.saturating_add(1);
+        tally.last_used_ms = now_ms;
         match limit {
             Some(limit) if !has_room => {
                 let (sender, granted) = oneshot::channel();
                 let number = limit.next_number;
                 limit.next_number += 1;
                 limit.waiting.insert(number, sender);
-                *most_queued = (*most_queued).max(limit.queued());
+                tally.most_queued = tally.most_queued.max(limit.queued());
                 Choice::Queued(Ticket { number, granted, lease: Some(lease) })
             }
             _ => Choice::Ready(lease),
@@ -264,25 +267,32 @@ impl Model {
         if in_flight == 0 {
             self.reported.store(false, Ordering::Release);
         }
-        let served = std::mem::take(&mut state.served);
+        let tally = state.tally.get_or_insert_with(Box::default);
+        let next = Tally {
+            last_used_ms: tally.last_used_ms,
+            most_in_flight: in_flight,
+            most_queued: queued,
+            ..Tally::default()
+        };
+        let told = std::mem::replace(&mut **tally, next);
         Usage {
             model_id: self.id.to_string(),
-            last_used_ms: state.last_used_ms,
-            requests: std::mem::take(&mut state.requests),
+            last_used_ms: told.last_used_ms,
+            requests: told.requests,
             in_flight,
-            most_in_flight: std::mem::replace(&mut state.most_in_flight, in_flight),
+            most_in_flight: told.most_in_flight,
             queued,
-            most_queued: std::mem::replace(&mut state.most_queued, queued),
-            answers: served.answers,
-            service_time: served.time,
+            most_queued: told.most_queued,
+            answers: told.answers,
+            service_time: told.service_time,
         }
     }
 
     fn release(&self, endpoint: &Endpoint, served: Option<Duration>) {
         let mut state = lock(&self.state);
-        if let Some(time) = served {
-            state.served.answers = state.served.answers.saturating_add(1);
-            state.served.time += time;
+        if let (Some(time), Some(tally)) = (served, &mut state.tally) {
+            tally.answers = tally.answers.saturating_add(1);
+            tally.service_time += time;
         }
         if let Some(index) = state.copies.iter().position(|copy| copy.endpoint.id == endpoint.id) {
             let copy = &mut state.copies[index];

@@ -284,10 +284,11 @@ impl Call {
     }
 
     async fn infer_several(&self, several: Several, body: &mut RequestBody<'_>, client: &mut Client) {
-        let ending = fan_out(self, several, body, client).await;
+        let (model_ids, vmodel_ids) = several.ids();
+        let (ending, why) = fan_out(self, several, body, client).await;
         let series = self.state().metrics.series(self.method(), ending.code, "", "", epoch_ms());
         self.observe(&ending, &series, body);
-        self.log_failure(ending.code, ("", ""), "");
+        self.log_failure(ending.code, (&model_ids, &vmodel_ids), &why);
     }
 
     /// What the log is to say of this request's own headers.

@@ -261,6 +261,24 @@ async def test_counts_as_one_request(client: grpc.aio.Channel, routed: Plane) ->
     assert routed.plane.totals().requests == 1
 
 
+async def test_a_failure_is_logged_with_the_model_whose_it_is(
+    client: grpc.aio.Channel, routed: Plane, runtime: Runtime
+) -> None:
+    routed.plane.set_logging(each_invocation=True, headers=[("x-user", "user")])
+    runtime.models["c"] = grpc.StatusCode.ABORTED
+    await failure(call(client, "Model", metadata=models("bc", ("x-user", "me"))))
+    await failure(call(client, "Model", metadata=(("mm-vmodel-id", "v"), ("mm-vmodel-id", "w"))))
+    entries, missed = routed.plane.take_log()
+    assert missed == 0
+    assert {entry.model_id for entry in entries if entry.kind == "invoked"} == {"b", "c"}
+    models_failed, vmodels_failed = (entry for entry in entries if entry.kind == "failed")
+    assert (models_failed.model_id, models_failed.vmodel_id) == ("b,c", "")
+    assert (models_failed.code, models_failed.message) == ("ABORTED", "model c: no c today")
+    assert models_failed.context == {"user": "me"}
+    assert (vmodels_failed.model_id, vmodels_failed.vmodel_id) == ("", "v,w")
+    assert vmodels_failed.message == "none of the requested models were found"
+
+
 IDS = st.lists(st.sampled_from(["a", "b", "c", "x", "y", "bad"]), min_size=2, max_size=9)
 
 

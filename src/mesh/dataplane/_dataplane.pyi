@@ -93,13 +93,13 @@ class LogEntry:
     kind: Literal["invoked", "failed"]
     #: Full method name.
     method: str
-    #: Empty where unknown, or where the request names several.
+    #: Empty where unknown. Of a request that names several, all with commas between them; so in the next.
     model_id: str
     #: Empty where the request names no vmodel.
     vmodel_id: str
     #: Name of the gRPC status code.
     code: str
-    #: Why, where the data plane itself refused the request; empty otherwise.
+    #: Why, where the data plane itself refused the request, or it named several models; empty otherwise.
     message: str
     #: Since the request arrived here.
     milliseconds: float
