@@ -167,3 +167,18 @@ async def test_a_model_server_that_comes_back_larger_or_smaller_is_used_as_it_is
         await observer.infer("large")
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert runtime.loaded == {"small"}
+
+
+async def test_a_size_that_is_declared_later_counts_for_the_copies_that_are_there(mesh: Mesh) -> None:
+    runtime = ScriptedRuntime(mesh.socket(), capacity=32 * MIB, size=MIB)
+    client = await mesh.add(runtime)
+    for model_id in ("other", "grows"):
+        await client.register(model_id)
+        await client.infer(model_id)
+    await declare(mesh, "grows", 31 * MIB)
+    await eventually(lambda: runtime.loaded == {"grows"}, 20)
+    (copy,) = (await client.describe("grows")).copies
+    assert copy.size_bytes == 31 * MIB
+    await declare(mesh, "grows", 0)
+    (copy,) = (await client.describe("grows")).copies
+    assert copy.size_bytes == MIB

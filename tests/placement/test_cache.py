@@ -34,6 +34,7 @@ from mesh.placement import (
     RuntimeLost,
     RuntimeRestarted,
     ShutdownStarted,
+    SizeDeclared,
     SizeMeasured,
     SizePredicted,
     SizeSource,
@@ -119,6 +120,31 @@ def test_a_declared_size_is_counted_whatever_the_runtime_tells(told: int) -> Non
         assert shell.seen(ReportSize) == [ReportSize("a", 30, told, SizeSource.DECLARED)]
     assert shell.take(ReportLoaded) == [ReportLoaded("a", 30, fresh=True)]
     assert (shell.cache.used_units, shell.cache.resident_units) == (80, 80)
+
+
+def test_a_size_declared_or_taken_back_counts_at_once() -> None:
+    shell = Shell()
+    shell.load("old", 20)
+    shell.now += 1
+    shell.load("a", 20)
+    shell.send(SizeDeclared("a", 80))
+    assert [evicted.model_id for evicted in shell.take(ReportEvicted)] == ["old"]
+    shell.send(UnloadFinished("old"))
+    assert (shell.cache.used_units, shell.cache.resident_units) == (80, 80)
+    shell.send(SizeDeclared("a", 0))
+    assert (shell.cache.used_units, shell.cache.resident_units) == (20, 20)
+    shell.send(SizeDeclared("nowhere", 5))
+    shell.send(SizeDeclared("a", 91))
+    assert shell.state("a") == "unloading"
+
+
+def test_a_size_declared_while_the_model_waits_for_its_prediction_is_what_it_is_admitted_with() -> None:
+    shell = Shell()
+    shell.request("a")
+    assert len(shell.seen(PredictSize)) == 1
+    shell.send(SizeDeclared("a", 30))
+    assert shell.take(StartLoad)[0].units == 30
+    assert (shell.cache.used_units, shell.cache.pending_units) == (30, 0)
 
 
 def test_a_runtime_that_cannot_predict_gets_the_default_size() -> None:

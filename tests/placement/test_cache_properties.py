@@ -39,6 +39,7 @@ from mesh.placement import (
     RuntimeLost,
     RuntimeRestarted,
     ShutdownStarted,
+    SizeDeclared,
     SizeMeasured,
     SizePredicted,
     SizeSource,
@@ -255,6 +256,15 @@ class CacheMachine(RuleBasedStateMachine):
         (self.pinned.add if unlikely == 4 else self.pinned.discard)(model_id)
         self.shell.send(ProtectionChanged(model_id, priority, unlikely == 4))
 
+    @rule(model_id=models, units=st.sampled_from([0, 0, 5, 30, 60, 95]))
+    def declare(self, model_id: str, units: int) -> None:
+        before = self.shell.cache.copy(model_id)
+        declared = f"{model_id} declared"
+        if before is not None and before.state is not CopyState.UNLOADING:
+            # What was admitted is larger now than what was set aside for it.
+            self.growth[declared] = max(self.growth[declared], 95 - before.units)
+        self.shell.send(SizeDeclared(model_id, units))
+
     @rule(model_id=models)
     def end_requests(self, model_id: str) -> None:
         self.shell.in_flight.pop(model_id, None)
@@ -268,7 +278,7 @@ class CacheMachine(RuleBasedStateMachine):
     def finish_unload(self, data: st.DataObject) -> None:
         model_id = data.draw(st.sampled_from(sorted(self.unloading)))
         self.unloading.remove(model_id)
-        self.growth.pop(model_id, None)
+        self.forget_growth(model_id)
         self.shell.in_flight.pop(model_id, None)
         self.shell.send(UnloadFinished(model_id))
 
@@ -286,7 +296,7 @@ class CacheMachine(RuleBasedStateMachine):
     def lose(self, data: st.DataObject) -> None:
         model_id = data.draw(st.sampled_from(sorted(self.routed)))
         self.routed.remove(model_id)
-        self.growth.pop(model_id, None)
+        self.forget_growth(model_id)
         self.shell.in_flight.pop(model_id, None)
         self.shell.send(RuntimeLost(model_id))
 
@@ -314,6 +324,10 @@ class CacheMachine(RuleBasedStateMachine):
     def shut_down(self, unlikely: int) -> None:
         if unlikely == 19:
             self.shell.send(ShutdownStarted())
+
+    def forget_growth(self, model_id: str) -> None:
+        self.growth.pop(model_id, None)
+        self.growth.pop(f"{model_id} declared", None)
 
     def pick(self, data: st.DataObject, of: dict[str, int]) -> tuple[str, int]:
         model_id = data.draw(st.sampled_from(sorted(of)))
@@ -381,7 +395,7 @@ class CacheMachine(RuleBasedStateMachine):
                 shell.send(LoadFinished(model_id, load_id, self.set_aside[model_id]))
             for model_id in list(self.unloading):
                 self.unloading.remove(model_id)
-                self.growth.pop(model_id, None)
+                self.forget_growth(model_id)
                 shell.send(UnloadFinished(model_id))
             shell.send(Tick(), 1_000)
         assert not self.waiting

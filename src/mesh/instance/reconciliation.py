@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from mesh.instance.loader import Loader
 from mesh.instance.registration import Registration
-from mesh.placement import CopyPolicy, CopyState, ProtectionChanged, RemovalReason
+from mesh.instance.sizing import known_size
+from mesh.placement import CopyPolicy, CopyState, ProtectionChanged, RemovalReason, SizeDeclared
 from mesh.registry import ModelRecord, Registry
 
 
@@ -55,6 +56,11 @@ class Reconciliation:
             priority, pinned = protection
             self._loader.handle(ProtectionChanged(model_id, priority, pinned))
 
+    def _declare(self, model_id: str, old: ModelRecord | None, new: ModelRecord | None) -> None:
+        declared = known_size(new).declared if new is not None else 0
+        if declared != (known_size(old).declared if old is not None else 0):
+            self._loader.handle(SizeDeclared(model_id, declared))
+
     def copy_changed(self, model_id: str) -> None:
         """A copy here begins or ends to serve; its record may have lost sight of it while it was on its way."""
         record = self._registry.models.get(model_id)
@@ -64,6 +70,7 @@ class Reconciliation:
     def _changed(self, model_id: str, old: ModelRecord | None, new: ModelRecord | None) -> None:
         loader = self._loader
         self._protect(model_id, old, new)
+        self._declare(model_id, old, new)
         if new is None:
             if loader.cache.copy(model_id) is not None:
                 loader.remove(model_id, RemovalReason.UNREGISTERED)

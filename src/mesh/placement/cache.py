@@ -29,6 +29,7 @@ _ENOUGH_FOR_AVERAGE = 10
 _IN_USE_MS = 180_000
 
 _SERVING = frozenset({CopyState.SIZING, CopyState.LOADED})
+_IN_QUEUE = frozenset({CopyState.QUEUED, CopyState.WAITING})
 _NOT_IN_RUNTIME = frozenset({CopyState.NEW, CopyState.QUEUED, CopyState.WAITING})
 
 
@@ -87,6 +88,7 @@ class LocalCache:
             ev.LoadTimedOut: self._load_timed_out,
             ev.Used: self._used,
             ev.ProtectionChanged: self._protection_changed,
+            ev.SizeDeclared: self._size_declared,
             ev.RemoveRequested: self._remove_requested,
             ev.CopyClosed: self._copy_closed,
             ev.CopyBusy: self._copy_busy,
@@ -382,6 +384,36 @@ class LocalCache:
             self._books.memory.resize(entry.units, units)
             entry.units = units
             self._room.over(entry.model_id, do.EvictionReason.OVERSIZED)
+
+    def _size_declared(self, event: ev.SizeDeclared) -> None:
+        books, entry = self._books, self._books.entries.get(event.model_id)
+        if entry is None or entry.failure is not None:
+            return
+        learned = self._learned.get(event.model_id)
+        if event.units > 0:
+            units, entry.size_source = event.units, SizeSource.DECLARED
+        elif entry.size_source is SizeSource.DECLARED:
+            units = learned or entry.units or entry.expected_units
+            entry.size_source = SizeSource.LEARNED if learned else SizeSource.DEFAULT
+        else:
+            return
+        if entry.state is CopyState.NEW:
+            books.pending += units - entry.expected_units
+            entry.expected_units = units
+            if not entry.size_known:
+                entry.size_known = True
+                self._ask_for_room(entry)
+        elif entry.state in _IN_QUEUE:
+            books.memory.used += units - entry.units
+            entry.units = units
+        else:
+            books.memory.resize(entry.units, units)
+            entry.units = units
+            if units > books.memory.capacity and entry.state is CopyState.LOADED:
+                self._departures.drain(entry, books.too_large(entry.model_id, units).message)
+            elif entry.closing_for is None:
+                books.order.add(entry)
+        self._room.over(entry.model_id, do.EvictionReason.OVERSIZED)
 
     def _load_failed(self, event: ev.LoadFailed) -> None:
         entry = self._current(event, CopyState.LOADING)

@@ -157,6 +157,18 @@ class ProtectionChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class SizeDeclared:
+    """The model's owner has declared its size, or takes that back; it need not be here.
+
+    Attributes:
+        units: 0 where what the runtime tells is to count again.
+    """
+
+    model_id: str
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveRequested:
     """The copy is to go, loaded or on its way; unknown models are fine."""
 
@@ -237,6 +249,7 @@ Event = (
     | LoadTimedOut
     | Used
     | ProtectionChanged
+    | SizeDeclared
     | RemoveRequested
     | CopyClosed
     | CopyBusy
