@@ -143,7 +143,7 @@ class CacheMachine(RuleBasedStateMachine):
             case ReportSize():
                 copy = self.shell.cache.copy(instruction.model_id)
                 assert copy is not None
-                if instruction.source is SizeSource.DECLARED:
+                if instruction.source is SizeSource.DECLARED and copy.state is not CopyState.FAILED:
                     assert copy.units == instruction.expected_units
                 assert self.shell.cache.learned_units(instruction.model_id) == instruction.units
             case ReportLoaded():
@@ -327,7 +327,8 @@ class CacheMachine(RuleBasedStateMachine):
 
     def forget_growth(self, model_id: str) -> None:
         self.growth.pop(model_id, None)
-        self.growth.pop(f"{model_id} declared", None)
+        if model_id not in self.shell.cache:
+            self.growth.pop(f"{model_id} declared", None)
 
     def pick(self, data: st.DataObject, of: dict[str, int]) -> tuple[str, int]:
         model_id = data.draw(st.sampled_from(sorted(of)))
