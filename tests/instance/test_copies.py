@@ -3,14 +3,15 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
-from mesh.instance import CopySettings, UpkeepSettings
+from mesh.instance import CopySettings, Instance, UpkeepSettings
 from mesh.protos import admin_pb2
 from mesh.registry import ModelRecord
 from tests.instance.meshes import Client, Mesh, eventually
@@ -31,6 +32,13 @@ async def set_policy(
 
 def copies(mesh: Mesh, model_id: str) -> int:
     return sum(model_id in runtime.loaded for runtime in mesh.runtimes)
+
+
+def exposition(instance: Instance) -> str:
+    """What a scrape of the instance shows."""
+    registry = CollectorRegistry()
+    registry.register(instance.parts.collector)
+    return generate_latest(registry).decode()
 
 
 async def started(mesh: Mesh, number: int, **settings: Any) -> list[Client]:
@@ -168,6 +176,12 @@ async def test_minimum_copies_are_there_from_the_start_and_come_back(mesh: Mesh)
     assert (await set_policy(clients[1], "m", min_copies=3)).min_copies == 3
     await eventually(lambda: copies(mesh, "m") == 3)
     assert (await clients[2].describe("m")).policy.min_copies == 3
+    # Nor can more be had, which shows until it is not asked for any more.
+    leader = next(instance for instance in mesh.instances if instance.registry.election.leading)
+    await set_policy(clients[1], "m", min_copies=5)
+    await eventually(lambda: "copies_missing 2.0" in exposition(leader))
+    await clients[1].unregister("m")
+    await eventually(lambda: "copies_missing 0.0" in exposition(leader))
 
 
 async def test_minimum_copies_wait_for_instances(mesh: Mesh) -> None:
@@ -274,6 +288,31 @@ async def test_copies_move_to_an_instance_that_joins(mesh: Mesh, monkeypatch: py
     assert "of the memory here are taken" in moves[0].summary
     for model_id in models:
         assert await client.infer(model_id) == f"{model_id}:x".encode()
+
+
+async def test_busy_copies_move_to_an_idle_instance(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mesh.placement.copies.moves._SETTLED_MS", 0)
+    settings = replace(QUICK, rebalance=True, scaleup_rpm_threshold=1_000_000)
+    client = await mesh.add(copies=settings)
+    models = [f"m{number}" for number in range(4)]
+    for model_id in models:
+        await client.register(model_id, load=True, sync=True)
+    async with AsyncExitStack() as stack:
+        errors = [await stack.enter_async_context(load(client, model_id, rpm=1_500)) for model_id in models]
+        await asyncio.sleep(2)
+        await mesh.add(copies=settings)
+        await eventually(
+            lambda: (
+                mesh.runtimes[1].loaded and len(mesh.runtimes[0].loaded) + len(mesh.runtimes[1].loaded) == 4
+            ),
+            timeout_s=20,
+        )
+        assert len(mesh.runtimes[1].loaded) <= 2, "the difference is not turned round"
+    assert not any(errors)
+    assert any(
+        decision.kind == "move" and "requests/min here" in decision.summary
+        for decision in await client.explain()
+    )
 
 
 async def test_a_policy_says_what_is_wrong_with_it(mesh: Mesh) -> None:

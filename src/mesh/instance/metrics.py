@@ -211,7 +211,8 @@ class Metrics:
         yield misjudged
         for name, (text, label) in _COUNTERS_BY.items():
             counter = Metric(PREFIX + name, text, "unknown")
-            for value, number in self._counters_by[name].items():
+            # A copy: counting goes on meanwhile, in another thread.
+            for value, number in dict(self._counters_by[name]).items():
                 counter.add_sample(PREFIX + name, {label: value}, number)
             yield counter
         values = {name: (text, read()) for name, (text, read) in self._shown.items()}

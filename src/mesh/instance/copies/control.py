@@ -107,7 +107,7 @@ class CopyControl:
         await self._growing.close()
 
     def _missing(self) -> float | None:
-        return self._minimum.missing() if self._registry.election.leading else None
+        return self._minimum.missing if self._registry.election.leading else None
 
 
 def _rpm_threshold(text: str) -> int:

@@ -17,6 +17,9 @@ class MinimumCopies:
 
     Args:
         now_ms: epoch milliseconds.
+
+    Attributes:
+        missing: copies that are to be there and are not, as last seen; 0 while another instance leads.
     """
 
     def __init__(
@@ -29,6 +32,8 @@ class MinimumCopies:
         self._kept: set[str] = set()
         self._changed: set[str] = set()
         self._full_look_ms = 0
+        self._short: dict[str, int] = {}
+        self.missing = 0
 
     def start(self) -> None:
         """Follows the records."""
@@ -42,37 +47,38 @@ class MinimumCopies:
         if not self._registry.election.leading:
             # Whoever begins to lead looks at all.
             self._full_look_ms = 0
+            self._short.clear()
+            self.missing = 0
             return
         if now_ms >= self._full_look_ms:
-            models, self._full_look_ms = set(self._kept), now_ms + FULL_LOOK_MS
+            models |= self._kept
+            self._full_look_ms = now_ms + FULL_LOOK_MS
         for model_id in models:
             record = self._registry.models.get(model_id)
-            if record is None:
+            if record is None or model_id not in self._kept:
+                self._note(model_id, 0)
                 continue
+            now = self._facts.now(model_id, record)
+            self._note(model_id, now.policy.kept_copies - now.all)
             if not self._growing.may_grow(model_id):
                 self._changed.add(model_id)
                 continue
-            growth = for_minimum(model_id, self._facts.now(model_id, record))
+            growth = for_minimum(model_id, now)
             if growth is not None:
                 self._growing.grow(growth, last_used_ms=max(now_ms, record.last_used))
 
-    def missing(self) -> int:
-        """Copies that are to be there and are not, for metrics."""
-        missing = 0
-        for model_id in self._kept:
-            if (record := self._registry.models.get(model_id)) is not None:
-                now = self._facts.now(model_id, record)
-                missing += max(0, now.policy.kept_copies - now.all)
-        return missing
+    def _note(self, model_id: str, missing: int) -> None:
+        self.missing += max(0, missing) - self._short.pop(model_id, 0)
+        if missing > 0:
+            self._short[model_id] = missing
 
     def _model_changed(self, model_id: str, _: ModelRecord | None, record: ModelRecord | None) -> None:
-        if record is None or not record.policy:
-            self._kept.discard(model_id)
-        elif CopyPolicy.from_members(record.policy).kept_copies:
+        if record is not None and record.policy and CopyPolicy.from_members(record.policy).kept_copies:
             self._kept.add(model_id)
             self._changed.add(model_id)
-        else:
+        elif model_id in self._kept:
             self._kept.discard(model_id)
+            self._changed.add(model_id)
 
     def _instance_changed(self, _: str, old: InstanceRecord | None, new: InstanceRecord | None) -> None:
         if _can_load(old) != _can_load(new):

@@ -30,8 +30,6 @@ class SurplusKind(StrEnum):
     SPARE = "spare"
     #: One of more than two whose load has gone.
     CALM = "calm"
-    #: It has moved to another instance.
-    MOVED = "moved"
 
 
 @dataclass(frozen=True, slots=True)
