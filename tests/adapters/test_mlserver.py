@@ -11,8 +11,8 @@ import pytest
 import tritonclient.grpc.aio
 from tritonclient.utils import InferenceServerException
 
-from mesh.instance.pulling import PullingRuntime
 from mesh.puller import Puller, PullerSettings
+from mesh.pulling import PullingRuntime
 from mesh.runtimes import ModelInfo, RuntimeFailure, RuntimeLost, RuntimeReturned
 from mesh.runtimes.adapters import AdapterSettings, MLServerRuntime
 from tests.adapters.samples import LIGHTGBM, SVM, XGBOOST, Sample

@@ -10,8 +10,8 @@ import grpc
 import pytest
 import tritonclient.grpc.aio
 
-from mesh.instance.pulling import PullingRuntime
 from mesh.puller import Puller, PullerSettings
+from mesh.pulling import PullingRuntime
 from mesh.runtimes import ModelInfo, RuntimeFailure, RuntimeLost, RuntimeReturned
 from mesh.runtimes.adapters import AdapterSettings, TritonRuntime
 from tests.adapters.samples import ONNX

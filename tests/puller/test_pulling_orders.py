@@ -11,8 +11,8 @@ import grpc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mesh.instance.pulling import PullingRuntime
 from mesh.puller import Puller, PullerSettings
+from mesh.pulling import PullingRuntime
 from mesh.runtimes import LoadedModel, ModelInfo, ModelRuntime, RuntimeFailure, RuntimeParameters
 
 KEY = '{"storage_params":{"type":"local"}}'

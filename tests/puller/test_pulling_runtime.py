@@ -8,8 +8,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from mesh.instance.pulling import PullingRuntime
 from mesh.puller import Code, Puller, PullFailure
+from mesh.pulling import PullingRuntime
 from mesh.runtimes import (
     LoadedModel,
     ModelInfo,

@@ -41,6 +41,10 @@ COMMANDS: Mapping[str, Entry] = {
     ),
     "dump": Entry("mesh.cli.dump:dump", "Print the whole state of an instance, for finding faults."),
     "serve": Entry("mesh.cli.serve:serve", "Run one instance beside a model server, as in a pod."),
+    "puller": Entry(
+        "mesh.cli.puller:puller",
+        "Run the puller as a process of its own, beside a model server that cannot pull.",
+    ),
     "runtime": Entry("mesh.cli.runtime:runtime", "Run the built-in model server."),
 }
 

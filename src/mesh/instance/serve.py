@@ -103,8 +103,8 @@ def make_runtime(settings: Settings, opener: OpenChannel) -> ModelRuntime | None
 
 
 def _with_puller(runtime: ModelRuntime, settings: Settings) -> ModelRuntime:
-    from mesh.instance.pulling import PullingRuntime
     from mesh.puller import Puller, PullerSettings
+    from mesh.pulling import PullingRuntime
 
     storage = PullerSettings(
         root=Path(settings.models_dir),

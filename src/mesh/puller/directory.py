@@ -69,6 +69,22 @@ class ModelDirectories:
         """Removes a staged directory, however much of it there is."""
         remove(staging)
 
+    def model_ids(self) -> list[str]:
+        """The models that have a directory, by what its marker says.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        if not self._root.is_dir():
+            return []
+        found = []
+        for entry in filter(_is_own, self._root.iterdir()):
+            try:
+                found.append(str(json.loads((entry / MARKER_NAME).read_bytes())["model_id"]))
+            except (ValueError, KeyError, TypeError):
+                found.append(entry.name)
+        return sorted(found)
+
     def purge(self) -> list[str]:
         """Removes all that earlier pullers left below the root, and makes the root where it is missing.
 

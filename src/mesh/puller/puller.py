@@ -102,6 +102,17 @@ class Puller:
         """How far the pulls under way are, by model id."""
         return {pull.model_id: Progress(pull.done_bytes, pull.total_bytes) for pull in self._running}
 
+    async def model_ids(self) -> list[str]:
+        """The models whose data is here, of earlier pullers as well.
+
+        Raises:
+            PullFailure: the disk refused.
+        """
+        try:
+            return await self._workshop.run(self._directories.model_ids)
+        except OSError as error:
+            raise disk_failure(error, "list the directory of models") from error
+
     async def purge(self) -> list[str]:
         """Removes what earlier pullers left below the root; for the start, before any pull.
 

@@ -1,6 +1,6 @@
 """Model servers as the mesh drives them: the interface, and the client of custom runtimes."""
 
-from mesh.runtimes.connection import OpenChannel
+from mesh.runtimes.connection import OpenChannel, open_channel
 from mesh.runtimes.endpoints import RuntimeEndpoints
 from mesh.runtimes.interface import (
     LoadedModel,
@@ -29,4 +29,5 @@ __all__ = [
     "RuntimeReturned",
     "SpiRuntime",
     "SpiTimings",
+    "open_channel",
 ]
