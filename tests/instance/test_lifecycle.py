@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from mesh.instance import LifecycleSettings, SettingError, Settings, StartRefused
+from mesh.instance import instance as instance_module
 from mesh.instance.settings import RegistrationSettings
 from mesh.protos import admin_pb2, inference_pb2, inference_pb2_grpc
 from mesh.protos import model_mesh_pb2 as api
@@ -20,6 +21,12 @@ from tests.instance.scripted_runtime import ScriptedRuntime
 
 Status = api.ModelStatusInfo
 _KEYS = "/tas-runtime/tests/"
+
+
+@pytest.fixture(autouse=True)
+def _short_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no load balancer here that would have to take notice of one that leaves."""
+    monkeypatch.setattr(instance_module, "LEAVE_PAUSE_S", 0.1)
 
 
 async def _write(mesh: Mesh, key: str, value: str | bytes | None) -> None:
