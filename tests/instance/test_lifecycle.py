@@ -328,6 +328,22 @@ async def test_models_that_are_to_stay_loaded_are_handed_over_though_nobody_used
     assert mesh.runtimes[1].loaded == {"pinned"}
 
 
+async def test_two_that_leave_together_do_not_count_on_each_other(mesh: Mesh) -> None:
+    clients = [await mesh.add() for _ in range(2)]
+    await mesh.settle()
+    await clients[0].register("m", load=True, sync=True)
+    (holder,) = mesh.instances[0].registry.models["m"].copies
+    first = next(one for one in mesh.instances if one.settings.instance_id == holder)
+    await first.parts.placer.copy_elsewhere("m", last_used_ms=first.parts.catalog.now_ms())
+    assert all("m" in runtime.loaded for runtime in mesh.runtimes)
+    stayer = await mesh.add()
+    await mesh.settle()
+    await asyncio.gather(*(instance.drain() for instance in mesh.instances[:2]))
+    assert "m" in mesh.runtimes[2].loaded
+    assert await stayer.infer("m") == b"m:x"
+    assert mesh.runtimes[2].loads["m"] == 1
+
+
 async def test_an_instance_leaves_no_copy_and_no_failure_in_the_records(mesh: Mesh) -> None:
     clients = [await mesh.add() for _ in range(2)]
     await mesh.settle()

@@ -285,6 +285,9 @@ class Instance:
                 await hand_over.run()
         except TimeoutError:
             log.warning("not all models were handed over in time")
+        except Exception:
+            # What is left to be done for the others must be done all the same.
+            log.exception("handing over broke off")
         log.info("handed over", extra={"models": len(hand_over.handed_over)})
 
     @property

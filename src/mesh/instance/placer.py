@@ -154,18 +154,19 @@ class Placer:
         return model_id in self._placing
 
     async def copy_elsewhere(self, model_id: str, *, last_used_ms: int) -> Found:
-        """Has a copy on another instance, loading one beside the one here where there is none.
+        """Has a copy on another instance that stays, loading one beside the one here where there is none.
 
         Raises:
             MeshError: no other instance can have it.
         """
         here = self._instance_id
+        going = {name for name in self._registry.instances if self._routes.is_leaving(name)} | {here}
         return await self._place(
             Attempt(
                 model_id,
                 last_used_ms,
-                excluded={here: Exclusion.EXCLUDED},
-                beside={here},
+                excluded=dict.fromkeys(going, Exclusion.EXCLUDED),
+                beside=going,
                 replaced=frozenset({here}),
             )
         )
