@@ -85,7 +85,7 @@ class Invariants:
         Raises:
             Broken: an instance that could be reached had one.
         """
-        if reason == "model_not_found" or not ingress.untroubled_since(arrived_us):
+        if reason == "model_not_found" or model.tampered or not ingress.untroubled_since(arrived_us):
             return
         for instance in self._world.instances.values():
             copy = instance.loader.serving.get(model.model_id)

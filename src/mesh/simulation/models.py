@@ -15,6 +15,7 @@ class Model:
         units: that it takes in the model server, of 8 KiB.
         told_units: that the model server predicts before it is loaded; 0 where it cannot tell.
         misjudged: a wrong size was predicted at some time.
+        tampered: someone has changed what its record says of copies.
         load_us: that its load takes.
         service_us: that a request takes in the model server.
         warm: the copies that every instance knows and may send to at once; None where that has to be looked up.
@@ -28,6 +29,7 @@ class Model:
         "number",
         "service_us",
         "settled_us",
+        "tampered",
         "told_units",
         "type",
         "units",
@@ -43,6 +45,7 @@ class Model:
         self.units = units
         self.told_units = units
         self.misjudged = False
+        self.tampered = False
         self.load_us = load_us
         self.service_us = service_us
         self.warm: tuple[Copy, ...] | None = None

@@ -40,6 +40,7 @@ class Presence:
         self._look_us: int | None = None
         self._writing = False
         self._withdrawn = False
+        self._unchanging: InstanceRecord | None = None
         self._requests = 0
         self._rate = 0
 
@@ -78,23 +79,11 @@ class Presence:
 
     def record(self) -> InstanceRecord:
         """The record as it should be now."""
-        instance = self._instance
-        told = InstanceRecord(
-            start_time=instance.started_ms,
-            location=instance.location,
-            zone=instance.zone,
-            labels=instance.labels,
-            actionable=True,
-            oldest_use=EMPTY_CACHE,
-            request_rate=self._rate,
-            shutting_down=self.leaving,
-            endpoint=instance.instance_id,
-        )
+        instance, cache = self._instance, self._instance.loader.cache
         if not instance.loader.available:
-            return told
-        cache = instance.loader.cache
+            return self._told
         oldest_ms = cache.oldest_used_ms
-        return told.but(
+        return self._told.but(
             oldest_use=EMPTY_CACHE if oldest_ms == NEVER_USED_MS else oldest_ms,
             count=len(cache),
             capacity=cache.capacity_units,
@@ -102,6 +91,25 @@ class Presence:
             loading_threads=cache.limits.loader_threads,
             loads_in_progress=cache.loads_in_progress,
         )
+
+    @property
+    def _told(self) -> InstanceRecord:
+        """What it tells whatever its cache holds."""
+        told = self._unchanging
+        if told is None or (told.shutting_down, told.request_rate) != (self.leaving, self._rate):
+            instance = self._instance
+            told = self._unchanging = InstanceRecord(
+                start_time=instance.started_ms,
+                location=instance.location,
+                zone=instance.zone,
+                labels=instance.labels,
+                actionable=True,
+                oldest_use=EMPTY_CACHE,
+                request_rate=self._rate,
+                shutting_down=self.leaving,
+                endpoint=instance.instance_id,
+            )
+        return told
 
     def candidate(self) -> InstanceView | None:
         """As a place for a model; None where it takes none."""

@@ -417,12 +417,17 @@ class World:
             self.store.expire(lease, instance.instance_id)
 
     def unregister(self, model: Model) -> None:
-        """Someone deletes a model's record."""
+        """Someone deletes a model's record, if the registry lets them."""
+        if self.store.cluster.stopped:
+            return
         self.note(f"{model.model_id} is unregistered")
         self._write(model, None)
 
     def register(self, model: Model) -> None:
-        """Someone registers a model, if it is not."""
+        """Someone registers a model, if it is not, as soon as the registry lets them."""
+        if self.store.cluster.stopped:
+            self.agenda.after(SESSION_TTL_US, self.register, model)
+            return
         self.note(f"{model.model_id} is registered")
         if self.store.models.current(model.model_id) is None:
             self._write(model, ModelRecord(type=model.type, path=model.model_id))
@@ -430,7 +435,8 @@ class World:
     def forget_copies(self, model: Model) -> None:
         """Someone takes all copies out of a model's record."""
         record = self.store.models.current(model.model_id)
-        if record is not None and record.copies:
+        if record is not None and record.copies and not self.store.cluster.stopped:
+            model.tampered = True
             self.note(f"the copies of {model.model_id} are forgotten")
             self._write(model, record.but(copies={}))
 
