@@ -4,16 +4,35 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, fields, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 from rich.table import Table
 
+from mesh.cli import words
 from mesh.cli.screen import show, show_json
 from mesh.cli.sizes import SIZE
-from mesh.simulation import Report, Scenario, Trace, Workload, World, generate, try_seed
+from mesh.placement import EvictionPolicy, EvictionRanking
+from mesh.simulation import (
+    Goal,
+    InvalidTrace,
+    Report,
+    Scenario,
+    Trace,
+    Workload,
+    World,
+    generate,
+    page,
+    plan,
+    read_trace,
+    trace_of,
+    try_seed,
+    write_trace,
+)
 from mesh.simulation.single_cache import compare, study
 
+T = TypeVar("T", Scenario, Workload)
 Command = Callable[..., None]
 
 
@@ -62,17 +81,123 @@ def simulate() -> None:
     """
 
 
+def _trace_option(command: Command) -> Command:
+    return click.option(
+        "--trace",
+        "trace_file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Requests of a file instead of generated ones; options of the load have no effect then.",
+    )(command)
+
+
+def _eviction_option(command: Command) -> Command:
+    return click.option(
+        "--eviction",
+        type=click.Choice([ranking.value for ranking in EvictionRanking]),
+        default=EvictionRanking.LRU.value,
+        show_default=True,
+        help="What is evicted first.",
+    )(command)
+
+
 @simulate.command()
 @_options(_MESH)
+@_eviction_option
+@_trace_option
 @_options(_LOAD)
+@click.option("--warm-up", "warm_up_s", default=0.0, help="Seconds of the load that are not counted.")
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the report with charts to this file.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def run(*, as_json: bool, **options: Any) -> None:
+def run(
+    *, trace_file: Path | None, warm_up_s: float, html: Path | None, as_json: bool, **options: Any
+) -> None:
     """Run a mesh through a load and report what came of it."""
-    workload, scenario = _chosen(Workload(), options), _chosen(Scenario(), options)
-    trace = generate(workload)
+    scenario, trace = _scenario(options), _load(trace_file, options)
     began = time.process_time()
-    report = World(scenario, trace).run()
+    report = World(scenario, trace).run(warm_up_us=int(warm_up_s * 1e6))
     _show(report, trace, time.process_time() - began, as_json=as_json)
+    if html is not None:
+        title = (
+            f"{len(trace):,} requests for {len(trace.traced):,} models on {scenario.instances:,} instances"
+        )
+        html.write_text(page(report, title), encoding="utf-8")
+
+
+@simulate.command("plan")
+@_options(_MESH[:1] + _MESH[3:])
+@_eviction_option
+@_trace_option
+@_options(_LOAD)
+@click.option(
+    "--sizes",
+    default="4GiB,8GiB,16GiB",
+    show_default=True,
+    help="Memory for models of an instance, to be tried.",
+)
+@click.option(
+    "--p99-ms", default=100.0, show_default=True, help="99 % of the requests are to be served within."
+)
+@click.option("--failed-share", default=0.0, show_default=True, help="Share of the requests that may fail.")
+@click.option("--most", default=256, show_default=True, help="Instances that are tried at most.")
+def make_plan(
+    *, trace_file: Path | None, sizes: str, p99_ms: float, failed_share: float, most: int, **options: Any
+) -> None:
+    """Find how many instances of which size a load needs.
+
+    The first half of the load warms the mesh up and is not counted.
+    """
+    scenario, trace = _scenario(options), _load(trace_file, options)
+    goal = Goal(0.99, int(p99_ms * 1_000), failed_share)
+    capacities = [SIZE.convert(size, None, None) for size in sizes.split(",")]
+    table = Table("size", "instances", "in all", "p99", "found a copy", "failed", box=None, pad_edge=False)
+    for found in plan(trace, scenario, goal, capacities, most):
+        report = found.report
+        table.add_row(
+            words.size(found.capacity_bytes),
+            str(found.instances) if found.instances else f"more than {most}",
+            words.size(found.capacity_bytes * found.instances) if found.instances else "",
+            f"{report.latencies.quantile_us(0.99) / 1_000:,.1f} ms",
+            f"{report.hit_rate:.2%}",
+            f"{report.failures:,}",
+        )
+    show(table)
+
+
+@simulate.command("trace")
+@click.argument("records", nargs=-1, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_options(_MESH[:1])
+@_options(_LOAD)
+@click.option(
+    "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write."
+)
+def make_trace(*, records: tuple[Path, ...], output: Path, **options: Any) -> None:
+    """Write a trace: of RECORDS that instances have made (MESH_RECORD_PATH), else a generated one."""
+    try:
+        trace = trace_of(records) if records else generate(_chosen(Workload(), options))
+        write_trace(trace, output)
+    except (OSError, InvalidTrace) as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(
+        f"{output}: {len(trace):,} requests for {len(trace.traced):,} models in {trace.duration_us / 1e6:,.0f} s"
+    )
+
+
+def _scenario(options: dict[str, Any]) -> Scenario:
+    policy = EvictionPolicy(EvictionRanking(options.pop("eviction")))
+    return replace(_chosen(Scenario(), options), policy=policy)
+
+
+def _load(file: Path | None, options: dict[str, Any]) -> Trace:
+    if file is None:
+        return generate(_chosen(Workload(), options))
+    try:
+        return read_trace(file)
+    except (OSError, InvalidTrace) as error:
+        raise click.ClickException(str(error)) from None
 
 
 @simulate.command()
@@ -154,7 +279,7 @@ def evictions(*, models: int, requests: int, seed: int, jobs: int, as_json: bool
 _CHANGES = ("cost-aware", "at best", "Belady, number")
 
 
-def _chosen(defaults: Any, options: dict[str, Any]) -> Any:
+def _chosen(defaults: T, options: dict[str, Any]) -> T:
     names = {field.name for field in fields(defaults)}
     try:
         return replace(defaults, **{name: value for name, value in options.items() if name in names})

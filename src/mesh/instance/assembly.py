@@ -31,6 +31,7 @@ from mesh.instance.peers import Peers
 from mesh.instance.placer import Placer
 from mesh.instance.publisher import Publisher
 from mesh.instance.reconciliation import Reconciliation
+from mesh.instance.recorder import Recorder
 from mesh.instance.registration import Registration
 from mesh.instance.request_log import RequestLog
 from mesh.instance.routes import LocalCopies, Routes
@@ -51,7 +52,7 @@ from mesh.placement import (
     to_units,
 )
 from mesh.registry import Registry
-from mesh.runtimes import ModelRuntime, OpenChannel, RuntimeParameters
+from mesh.runtimes import ModelInfo, ModelRuntime, OpenChannel, RuntimeParameters
 
 #: What a pure router assumes, having no model server to tell: model size in bytes, load time in milliseconds.
 ROUTER_DEFAULT_MODEL_BYTES = 1 << 20
@@ -88,6 +89,7 @@ class Parts:
     collector: InstanceCollector
     dynamic: DynamicSettings
     request_log: RequestLog
+    recorder: Recorder | None
 
 
 def make_dataplane(settings: Settings) -> DataPlane:
@@ -138,6 +140,11 @@ def assemble(
     chronicle = Chronicle(ring, metrics, now_ms)
     steady_ms = SteadyClock()
 
+    def load_took(model: ModelInfo, elapsed_ms: float) -> None:
+        load_times.add(model.model_type, elapsed_ms)
+        if recorder is not None:
+            recorder.loaded(model, elapsed_ms)
+
     def copy_changed(model_id: str) -> None:
         routes.refresh(model_id)
         if reconciliation is not None:
@@ -147,7 +154,7 @@ def assemble(
         local.endpoint = connect(dataplane, runtime, parameters)
         loader = Loader(
             LocalCache(cache_limits(settings.eviction, parameters), settings.eviction.policy),
-            ServerCalls(runtime, metrics, load_times.add, steady_ms),
+            ServerCalls(runtime, metrics, load_took, steady_ms),
             dataplane,
             registration,
             chronicle,
@@ -170,6 +177,10 @@ def assemble(
                 now_ms,
             )
             chronicle.watch_loads(first_loads.ended)
+    recorder: Recorder | None = None
+    if settings.recording.path is not None and loader is not None:
+        recorder = Recorder(settings.recording.path, own_id, loader.cache.copy)
+        loader.watch_usage(recorder.note)
     self_view = SelfView(
         settings,
         loader,
@@ -320,4 +331,5 @@ def assemble(
         ),
         dynamic=dynamic,
         request_log=RequestLog(dataplane, settings.request_log, dynamic),
+        recorder=recorder,
     )

@@ -166,6 +166,8 @@ class Instance:
             first_s = min(SNAPSHOT_FIRST_AFTER_S, every_s)
             run("snapshot", repeat("the snapshot", every_s, snapshot.write, first_after_s=first_s))
         run("request log", parts.request_log.run())
+        if parts.recorder is not None:
+            run("recorder", parts.recorder.run())
         run("method rules", self.rules.follow(parts.dataplane))
         run("type rules", self._type_rules.follow(parts.candidates, parts.self_view))
         for name, loop in parts.upkeep.loops():

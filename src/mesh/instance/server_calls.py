@@ -37,7 +37,7 @@ class ServerCalls:
     """Calls of one model server.
 
     Args:
-        on_load_time: called with a model's type and the milliseconds that its load took.
+        on_load_time: called with a model and the milliseconds that its load took.
         now_ms: epoch milliseconds; never goes back.
     """
 
@@ -45,7 +45,7 @@ class ServerCalls:
         self,
         runtime: ModelRuntime,
         metrics: Metrics,
-        on_load_time: Callable[[str, float], None],
+        on_load_time: Callable[[ModelInfo, float], None],
         now_ms: Callable[[], int],
     ) -> None:
         self._runtime = runtime
@@ -83,7 +83,7 @@ class ServerCalls:
             return _load_failed(order, error), 0
         elapsed_ms = (time.monotonic() - began) * 1_000
         self._metrics.observe("loadmodel_milliseconds", elapsed_ms, order.model_id)
-        self._on_load_time(model.model_type, elapsed_ms)
+        self._on_load_time(model, elapsed_ms)
         finished = LoadFinished(
             order.model_id, order.load_id, to_units(loaded.size_bytes), load_ms=max(1, int(elapsed_ms))
         )

@@ -41,6 +41,7 @@ class Instance:
         troubled_us: when something last began or ended to be wrong with it.
         island: instances on different ones cannot reach each other; 0 has the registry.
         requests_served: by its model server.
+        served_before: of those, before anything was counted.
         open_requests: that came to it and wait for a decision.
         calls: from peers, which fail when it dies.
     """
@@ -72,6 +73,7 @@ class Instance:
         self.island = 0
         self.troubled_us = -1
         self.requests_served = 0
+        self.served_before = 0
         self.open_requests = 0
         self.calls: set[Signal] = set()
         self._epoch = 0

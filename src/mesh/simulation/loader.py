@@ -274,7 +274,8 @@ class Loader:
         else:
             server.end_load(model)
             self._instance.load_times.add(model.type, (agenda.now_us - began_us) / 1_000)
-            self.handle(LoadFinished(order.model_id, order.load_id, 0))
+            took_ms = max(1, (agenda.now_us - began_us) // 1_000)
+            self.handle(LoadFinished(order.model_id, order.load_id, 0, load_ms=took_ms))
 
     def _is_under_way(self, order: StartLoad) -> bool:
         copy = self.cache.copy(order.model_id)

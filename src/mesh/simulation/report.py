@@ -36,6 +36,11 @@ class Latencies:
                 return _upper_us(bucket)
         return 0
 
+    def clear(self) -> None:
+        """Forgets all."""
+        self._buckets.clear()
+        self.count = self.total_us = 0
+
     @property
     def mean_us(self) -> float:
         """The mean, microseconds; 0 without requests."""
@@ -51,12 +56,24 @@ def _upper_us(bucket: int) -> int:
     return ((mantissa + 1) << shift) - 1
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The figures so far, at one moment of a run."""
+
+    time_s: float
+    served: int
+    cold: int
+    failed: int
+    loads: int
+    evictions: int
+    used_share: float
+
+
 @dataclass(slots=True)
 class Report:
     """The figures of one run.
 
     Attributes:
-        hits: requests that found a loaded copy.
         cold: requests that waited for a load.
         failed: requests that ended in an error, by reason.
         lost: requests whose own instance died under them.
@@ -71,9 +88,9 @@ class Report:
         young_evictions: copies evicted within a minute of their load.
         refusals: loads that were refused, by reason.
         requests_by_instance: served by each instance's model server.
+        timeline: how the figures grew.
     """
 
-    hits: int = 0
     cold: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     lost: int = 0
@@ -94,14 +111,43 @@ class Report:
     registry_writes: int = 0
     simulated_us: int = 0
     events: int = 0
+    timeline: list[Moment] = field(default_factory=list)
+
+    def note_moment(self, time_us: int, used_share: float) -> None:
+        """Keeps the figures so far."""
+        self.timeline.append(
+            Moment(
+                time_us / 1e6,
+                self.latencies.count,
+                self.cold,
+                self.failures,
+                self.loads,
+                sum(self.evictions.values()),
+                used_share,
+            )
+        )
+
+    def clear(self) -> None:
+        """Begins to count: what was until now was warming up."""
+        self.latencies.clear()
+        self.cold_latencies.clear()
+        self.timeline.clear()
+        for counts in (
+            self.failed,
+            self.loads_by_instance,
+            self.evictions,
+            self.refusals,
+            self.requests_by_instance,
+        ):
+            counts.clear()
+        self.cold = self.lost = self.retried = self.loads = self.load_us = self.loads_failed = 0
+        self.evicted_units = self.young_evictions = self.capacity_lost = 0
 
     def served(self, latency_us: int, *, waited: bool) -> None:
         """A request was served."""
         if waited:
             self.cold += 1
             self.cold_latencies.add(latency_us)
-        else:
-            self.hits += 1
         self.latencies.add(latency_us)
 
     def take_back(self, latency_us: int, *, waited: bool) -> None:
@@ -109,8 +155,6 @@ class Report:
         if waited:
             self.cold -= 1
             self.cold_latencies.add(latency_us, -1)
-        else:
-            self.hits -= 1
         self.latencies.add(latency_us, -1)
 
     def refused(self, reason: Refusal) -> None:
@@ -123,6 +167,11 @@ class Report:
         self.evicted_units += report.units
         if report.loaded_for_ms < 60_000:
             self.young_evictions += 1
+
+    @property
+    def hits(self) -> int:
+        """Requests that found a loaded copy."""
+        return self.latencies.count - self.cold
 
     @property
     def requests(self) -> int:

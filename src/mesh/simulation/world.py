@@ -23,6 +23,8 @@ from mesh.simulation.trace import Trace
 START_MS = 1_800_000_000_000
 #: Requests begin when the instances are there.
 SETTLE_US = 2_000_000
+#: Moments of a run at which the figures so far are kept.
+MOMENTS = 200
 #: Requests in flight that a copy remembers before it forgets those that have ended.
 _REMEMBERED = 64
 
@@ -106,12 +108,17 @@ class World:
 
     # Running
 
-    def run(self, until_us: int | None = None) -> Report:
+    def run(self, until_us: int | None = None, *, warm_up_us: int = 0) -> Report:
         """Lets all requests of the trace come, and what follows from them happen.
 
         Args:
             until_us: simulated time to go on to afterwards; None until every request has ended.
+            warm_up_us: of the trace; what is before is not counted.
         """
+        if warm_up_us:
+            self.agenda.at(SETTLE_US + warm_up_us, self._begin_to_count)
+        every_us = max(1, (self.trace.duration_us - warm_up_us) // MOMENTS)
+        self.agenda.at(SETTLE_US + warm_up_us, self._note_moment, every_us)
         gc.collect()
         gc.freeze()
         try:
@@ -145,25 +152,39 @@ class World:
         if self.journal is not None:
             self.journal.append(f"{self.agenda.now_us / 1e6:10.3f} s  {text}")
 
+    def _begin_to_count(self) -> None:
+        self.report.clear()
+        for instance in self.instances.values():
+            instance.served_before = instance.requests_served
+
+    def _note_moment(self, every_us: int) -> None:
+        now_us = self.agenda.now_us
+        self.report.note_moment(now_us - SETTLE_US, self._used_share())
+        if now_us - SETTLE_US < self.trace.duration_us:
+            self.agenda.after(every_us, self._note_moment, every_us)
+
+    def _used_share(self) -> float:
+        alive = [instance.loader.cache for instance in self.instances.values() if instance.alive]
+        capacity = sum(cache.capacity_units for cache in alive)
+        return sum(cache.used_units for cache in alive) / capacity if capacity else 0.0
+
     def finished(self) -> Report:
         """Returns: the report, with the figures that are worked out at the end."""
         report = self.report
         report.simulated_us = self.agenda.now_us
         report.events = self.agenda.happened
         report.registry_writes = self.store.writes
-        alive = [instance for instance in self.instances.values() if instance.alive]
-        capacity = sum(instance.loader.cache.capacity_units for instance in alive)
-        used = sum(instance.loader.cache.used_units for instance in alive)
-        report.used_share = used / capacity if capacity else 0.0
+        report.used_share = self._used_share()
         for instance in self.instances.values():
-            report.requests_by_instance[instance.instance_id] = instance.requests_served
+            report.requests_by_instance[instance.instance_id] = (
+                instance.requests_served - instance.served_before
+            )
             report.loads_by_instance[instance.instance_id] += 0
         return report
 
     def _requests(self) -> None:
         agenda, models, entries = self.agenda, self.models, self.entries
         random, hop_us, add = self.random.random, self.scenario.hop_us, self.report.latencies.add
-        hits = 0
         for offset_us, number in self.trace.requests():
             now_us = offset_us + SETTLE_US
             due_us = agenda.next_us()
@@ -195,9 +216,7 @@ class World:
             ends.append((end_us, now_us, ingress, False))
             instance.requests_served += 1
             instance.loader.used[model.model_id] = START_MS + now_us // 1_000
-            hits += 1
             add(done_us - now_us)
-        self.report.hits += hits
 
     def _look_up(self, model: Model) -> tuple[Copy, ...] | None:
         """The copies that every healthy instance knows of and takes to be loaded, if that is so."""

@@ -7,6 +7,7 @@ from mesh.instance.settings.instance import Settings, describe
 from mesh.instance.settings.lifecycle import LifecycleSettings
 from mesh.instance.settings.metrics import MetricsSettings
 from mesh.instance.settings.placement import PlacementSettings
+from mesh.instance.settings.recording import RecordingSettings
 from mesh.instance.settings.registrations import RegistrationSettings
 from mesh.instance.settings.request_log import RequestLogSettings
 from mesh.instance.settings.upkeep import UpkeepSettings
@@ -18,6 +19,7 @@ __all__ = [
     "LifecycleSettings",
     "MetricsSettings",
     "PlacementSettings",
+    "RecordingSettings",
     "RegistrationSettings",
     "RequestLogSettings",
     "SettingDescription",

@@ -29,6 +29,7 @@ from mesh.instance.settings.fields import (
 from mesh.instance.settings.lifecycle import LifecycleSettings
 from mesh.instance.settings.metrics import MetricsSettings, metrics_settings
 from mesh.instance.settings.placement import PlacementSettings
+from mesh.instance.settings.recording import RecordingSettings
 from mesh.instance.settings.registrations import RegistrationSettings
 from mesh.instance.settings.request_log import RequestLogSettings
 from mesh.instance.settings.upkeep import UpkeepSettings
@@ -163,6 +164,7 @@ class Settings:
     lifecycle: LifecycleSettings = group(LifecycleSettings)
     registrations: RegistrationSettings = group(RegistrationSettings)
     request_log: RequestLogSettings = group(RequestLogSettings)
+    recording: RecordingSettings = group(RecordingSettings)
     vmodels: VModelSettings = group(VModelSettings)
     pull_models: bool = setting(
         "USE_EMBEDDED_PULLER",
