@@ -168,7 +168,7 @@ async def test_a_mesh_without_a_place_for_as_many_copies_moves_with_those_it_has
 async def test_in_read_only_mode_vmodels_stay_as_they_are(mesh: Mesh) -> None:
     client = await mesh.add()
     await client.set_vmodel("v", "m", info=INFO)
-    frozen = await mesh.add(lifecycle=LifecycleSettings(read_only=True))
+    frozen = await mesh.add(lifecycle=LifecycleSettings(read_only=True, prestop_port=None))
     await mesh.settle()
     assert (await frozen.set_vmodel("v", "m")).status == VStatus.DEFINED
     for call in (frozen.set_vmodel("v", "new", info=INFO), frozen.delete_vmodel("v")):
@@ -355,6 +355,18 @@ async def test_a_vmodel_that_moved_without_being_noticed_leads_to_its_new_model(
         ],
     )
     assert await client.infer_vmodel("v") == b"new:x"
+
+
+async def test_a_record_that_cannot_be_read_is_named(mesh: Mesh) -> None:
+    client = await mesh.add()
+    registry = mesh.instances[0].registry
+    await mesh.registry.client().transact({}, [Put(registry.keys.vmodels + "v", b"no json")])
+    await eventually(lambda: "v" in registry.vmodels.invalid)
+    for call in (client.infer_vmodel("v"), client.set_vmodel("v", "m", info=INFO), client.vmodel_status("v")):
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call
+        assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "delete that key and set it anew" in str(error.value.details())
 
 
 async def test_counts_that_were_wrong_are_mended(mesh: Mesh) -> None:

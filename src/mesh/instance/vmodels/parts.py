@@ -100,7 +100,7 @@ def assemble_vmodels(
     return VModelParts(
         api=VModels(registry, records, catalog, default_owner=settings.vmodels.default_owner, now_ms=now_ms),
         service=VModelService(registry, records, catalog, peers, comparisons, now_ms),
-        requests=VModelRequests(registry, routes),
+        requests=VModelRequests(records, routes),
         comparisons=comparisons,
         settings=settings,
         aliases=Aliases(registry, dataplane, routes, peers),

@@ -4,11 +4,10 @@ from collections.abc import Awaitable, Callable
 
 import grpc
 
-from mesh.instance.errors import MeshError, Reason, registry_unavailable, vmodel_not_found
+from mesh.instance.errors import MeshError, Reason, vmodel_not_found
 from mesh.instance.routes import Routes
-from mesh.instance.vmodels.records import vmodel_of
+from mesh.instance.vmodels.records import VModelRecords
 from mesh.placement.vmodels import VModel
-from mesh.registry import Registry, RegistryError
 
 Serve = Callable[[str], Awaitable[None]]
 """Has a model answer the request; raises `MeshError` where that cannot be."""
@@ -17,8 +16,8 @@ Serve = Callable[[str], Awaitable[None]]
 class VModelRequests:
     """Finds the model for a request, by what is known here and, where that turns out to be old, by the store."""
 
-    def __init__(self, registry: Registry, routes: Routes) -> None:
-        self._registry = registry
+    def __init__(self, records: VModelRecords, routes: Routes) -> None:
+        self._records = records
         self._routes = routes
 
     async def bring(self, vmodel_id: str, resolved_id: str, *, fresh: bool, serve: Serve) -> None:
@@ -34,7 +33,7 @@ class VModelRequests:
         Raises:
             MeshError: there is no such vmodel, or its model cannot answer.
         """
-        vmodel = await self._vmodel(vmodel_id)
+        vmodel = self._records.get(vmodel_id) or await self._fetch(vmodel_id)
         is_canary = vmodel.canary is not None and vmodel.canary.model == resolved_id
         if is_canary and (not fresh or self._routes.usable(resolved_id).loaded):
             try:
@@ -50,7 +49,7 @@ class VModelRequests:
         return await self._bring_to_successor(vmodel_id, vmodel.active, serve)
 
     async def _bring_to_successor(self, vmodel_id: str, gone: str, serve: Serve) -> None:
-        vmodel = await self._fetch(vmodel_id, f"its active model {gone} is not registered")
+        vmodel = await self._fetch(vmodel_id)
         for model_id in (vmodel.active, vmodel.target):
             if model_id == gone:
                 continue
@@ -67,15 +66,8 @@ class VModelRequests:
             gone,
         )
 
-    async def _vmodel(self, vmodel_id: str) -> VModel:
-        record = self._registry.vmodels.get(vmodel_id)
-        return await self._fetch(vmodel_id, "it is not known here") if record is None else vmodel_of(record)
-
-    async def _fetch(self, vmodel_id: str, why: str) -> VModel:
-        try:
-            record = await self._registry.vmodels.fetch(vmodel_id)
-        except RegistryError as error:
-            raise registry_unavailable(f"vmodel {vmodel_id}: {why}, and {error}", vmodel_id) from None
-        if record is None:
+    async def _fetch(self, vmodel_id: str) -> VModel:
+        vmodel = await self._records.fetch(vmodel_id)
+        if vmodel is None:
             raise vmodel_not_found(vmodel_id)
-        return vmodel_of(record)
+        return vmodel

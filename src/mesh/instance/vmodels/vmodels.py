@@ -142,6 +142,8 @@ class VModels:
             MeshError: the request is faulty or the registry is away.
         """
         _require_id(request.vModelId)
+        # Whose it is now decides, not whose it was when this instance last heard of it.
+        await self._records.fetch(request.vModelId)
         await self._records.change(
             request.vModelId, lambda vmodel, models: delete(vmodel, models, owner=request.owner)
         )
