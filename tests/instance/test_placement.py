@@ -118,3 +118,14 @@ async def test_models_stay_off_instances_that_a_rollout_is_about_to_replace(
     assert mesh.runtimes[2].loaded == {f"m{number}" for number in range(6)}
     assert "its replica set is being replaced" in await reasons(old, "m0")
     assert await old.infer("before") == b"before:x"
+
+
+async def test_newer_deployments_get_the_new_copies(mesh: Mesh) -> None:
+    older = await mesh.add(version="build-20260101-2")
+    await mesh.add(version="build-20260102-1")
+    await mesh.add(version="v0.12.0")
+    await mesh.settle()
+    for number in range(5):
+        await older.register(f"m{number}")
+        assert await older.infer(f"m{number}") == f"m{number}:x".encode()
+    assert [len(runtime.loaded) for runtime in mesh.runtimes] == [0, 5, 0]

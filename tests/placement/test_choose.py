@@ -134,7 +134,9 @@ def test_instances_with_much_less_room_are_not_as_good() -> None:
 
 def test_the_newer_version_is_preferred_while_it_has_room() -> None:
     newer = instance("new", version=2, models=0)
-    assert place(newer, instance("old", version=1)).candidates[0].instance_id == "new"
+    assert chosen(newer, instance("old", version=1), instance("unknown")) == {"new"}
+    queued = replace(newer, loads_in_progress=8)
+    assert chosen(queued, instance("old", version=1)) == {"old"}
     saturated = replace(full("new", NOW - 10**9), version=2)
     assert chosen(saturated, instance("old", version=1)) == {"old"}
 

@@ -147,7 +147,7 @@ def shortlist(
     best = pool[0]
     short = []
     for one in pool:
-        if one.rounds > best.rounds:
+        if one.rounds > best.rounds or one.view.version < best.view.version:
             break
         if best.full:
             if not about_as_old(one, best, POLICY.lru_gap_ms, POLICY.lru_gap_share):

@@ -247,7 +247,7 @@ class Search:
 
     def _is_about_as_good(self, one: Standing) -> bool:
         best, policy = self.best, self._policy
-        if one.rounds > best.rounds:
+        if one.rounds > best.rounds or one.view.version < best.view.version:
             return False
         if self._full:
             return self._is_about_as_old(one, policy.lru_gap_ms, policy.lru_gap_share)
