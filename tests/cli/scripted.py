@@ -76,6 +76,14 @@ class ScriptedMesh(
         about = [one for one in self.decisions if request.model_id in {"", one.model_id}]
         return admin_pb2.ExplainReply(decisions=about[: request.limit or 50])
 
+    async def SetPolicy(self, request: admin_pb2.SetPolicyRequest, context: Any) -> admin_pb2.SetPolicyReply:
+        self.seen.append(request)
+        policy = self.models[request.model_id].policy
+        if request.replace:
+            policy.Clear()
+        policy.MergeFrom(request.policy)
+        return admin_pb2.SetPolicyReply(policy=policy)
+
     async def registerModel(self, request: model_mesh_pb2.RegisterModelRequest, context: Any) -> Status:
         self.seen.append(request)
         if self.exists:

@@ -158,6 +158,30 @@ def test_registering_and_loading(mesh: ScriptedMesh) -> None:
     assert run(mesh, "load", "new").exit_code == 1
 
 
+def test_a_policy_is_set_in_the_parts_that_are_named(mesh: ScriptedMesh) -> None:
+    assert succeed(mesh, "policy", "digits") == "digits: as the mesh thinks fit\n"
+    told = succeed(mesh, "policy", "digits", "--min-copies", "2", "--idle-ttl", "90", "--size", "1.5")
+    assert told == "digits: at least 2 copies, unloaded when idle for 90 s, 1.5 MiB a copy\n"
+    request = mesh.seen[-1]
+    assert (request.policy.idle_ttl_ms, request.policy.declared_size_bytes) == (90_000, 3 * MIB // 2)
+    assert not request.policy.HasField("pinned")
+    told = succeed(mesh, "policy", "digits", "--pin", "--min-copies", "0")
+    assert told == "digits: pinned, unloaded when idle for 90 s, 1.5 MiB a copy\n"
+    assert "policy     pinned" in succeed(mesh, "status", "digits")
+    shown = json.loads(succeed(mesh, "policy", "digits", "--reset", "--priority", "-3", "--json"))
+    assert shown == {
+        "model_id": "digits",
+        "min_copies": 0,
+        "max_copies": 0,
+        "pinned": False,
+        "priority": -3,
+        "idle_ttl_ms": 0,
+        "declared_size_bytes": 0,
+    }
+    assert "nobody" in run(mesh, "policy", "nobody", "--pin").output
+    assert run(mesh, "policy", "digits", "--min-copies", "-1").exit_code == 2
+
+
 def test_a_failed_load_is_an_error_with_its_reason(mesh: ScriptedMesh) -> None:
     mesh.load_errors = ["no such file: /m/new"]
     result = run(mesh, "load", "wine")

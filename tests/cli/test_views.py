@@ -132,6 +132,20 @@ def test_an_explanation_tells_what_a_model_was_evicted_for() -> None:
     assert "(for digits)" in rendered
 
 
+def test_what_took_a_copy_away_explains_more_than_the_unload_that_it_led_to() -> None:
+    idle, unload = (
+        peer_pb2.Decision(
+            instance_id="laptop-1", time_ms=time_ms, kind=kind, model_id="wine", summary=summary
+        )
+        for kind, time_ms, summary in (
+            ("scale_down", NOW - 1_000, "leaves: not used for 61 s"),
+            ("unload", NOW - 1_001, "leaves: removed"),
+        )
+    )
+    rendered = text(views.explanation("wine", idle_model(), [idle, unload], NOW))
+    assert "not loaded because leaves: not used for 61 s" in rendered
+
+
 def test_an_eviction_explains_more_than_the_unload_that_follows_it() -> None:
     unload = peer_pb2.Decision(
         instance_id="laptop-1", time_ms=NOW - 10_900, kind="unload", model_id="wine", summary="leaves"

@@ -1,10 +1,11 @@
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.cli import words
-from mesh.protos import peer_pb2
+from mesh.protos import admin_pb2, peer_pb2
 
 
 def test_sizes_are_in_mib() -> None:
@@ -43,6 +44,26 @@ def test_every_state_has_words() -> None:
     for state in peer_pb2.CopyState.values():
         assert not words.state(state).startswith("state ")
     assert words.state(99) == "state 99"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("told", "words_of_it"),
+    [
+        (admin_pb2.Policy(), ""),
+        (admin_pb2.Policy(min_copies=1, max_copies=1), "1 copy"),
+        (admin_pb2.Policy(min_copies=2), "at least 2 copies"),
+        (
+            admin_pb2.Policy(min_copies=2, max_copies=4, pinned=True),
+            "at least 2 and at most 4 copies, pinned",
+        ),
+        (
+            admin_pb2.Policy(priority=-3, idle_ttl_ms=1_500, declared_size_bytes=3 << 20),
+            "priority -3, unloaded when idle for 1.5 s, 3.0 MiB a copy",
+        ),
+    ],
+)
+def test_policies(told: admin_pb2.Policy, words_of_it: str) -> None:
+    assert words.policy(told) == words_of_it
 
 
 def test_counts() -> None:

@@ -84,13 +84,14 @@ async def test_sudden_load_adds_copies_long_before_the_next_look(mesh: Mesh) -> 
     await clients[0].register("m", load=True, sync=True)
     await clients[0].infer("m")
     async with load(clients[0], "m", rpm=4_500) as errors:
-        await eventually(lambda: copies(mesh, "m") == 3)
+        await eventually(lambda: copies(mesh, "m") == 3, timeout_s=40)
         # Each copy takes its part of the requests.
         before = [runtime.calls["m"] for runtime in mesh.runtimes]
         await eventually(
             lambda: all(
                 runtime.calls["m"] > count for runtime, count in zip(mesh.runtimes, before, strict=True)
-            )
+            ),
+            timeout_s=40,
         )
     assert errors == []
     decisions = await clients[0].explain("m")
