@@ -47,14 +47,6 @@ impl Alias {
         let split = Split { targets: weighted.into(), mirror, turn: AtomicU64::new(0) };
         Alias::Split(std::sync::Arc::new(split))
     }
-
-    /// The models, without the shadow.
-    pub fn model_ids(&self) -> Vec<String> {
-        match self {
-            Alias::One(model_id) => vec![model_id.to_string()],
-            Alias::Split(split) => split.targets.iter().map(|(model_id, _)| model_id.to_string()).collect(),
-        }
-    }
 }
 
 impl Split {

@@ -345,10 +345,6 @@ impl DataPlane {
         Ok(())
     }
 
-    fn alias(&self, vmodel_id: &str) -> Vec<String> {
-        self.plane.table.alias(vmodel_id).map(|alias| alias.model_ids()).unwrap_or_default()
-    }
-
     fn remove_alias(&self, vmodel_id: &str) {
         self.plane.table.remove_alias(vmodel_id);
     }

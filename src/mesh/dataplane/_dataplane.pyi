@@ -355,9 +355,6 @@ class DataPlane:
                 requests for several models, are not mirrored.
         """
 
-    def alias(self, vmodel_id: str) -> list[str]:
-        """Returns: the models that the vmodel's requests go to, without the mirror; empty where it has no alias."""
-
     def remove_alias(self, vmodel_id: str) -> None: ...
     def take_events(self) -> list[Ask]:
         """Returns: the asks since the last call, oldest first."""
