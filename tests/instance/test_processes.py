@@ -140,5 +140,21 @@ async def test_an_instance_that_cannot_start_says_why(etcd: EtcdServer, tmp_path
         instance.mesh.start()
         await eventually(lambda: not instance.mesh.running)
         assert "MM_SVC_GRPC_PORT='eighty'" in instance.mesh.log_tail()
+        assert "MM_SVC_GRPC_PORT='eighty'" in (instance.folder / "termination-log").read_text()
+    finally:
+        instance.stop()
+
+
+async def test_an_instance_of_a_disabled_mesh_says_so_where_kubernetes_looks(
+    etcd: EtcdServer, tmp_path: Path
+) -> None:
+    etcd.put("/tas-runtime/tests/config/disable", "true")
+    instance = InstanceProcess(etcd.kv_store, tmp_path)
+    try:
+        instance.start()
+        await eventually(lambda: not instance.mesh.running, 30)
+        told = (instance.folder / "termination-log").read_text()
+        assert "config key disable of mesh tests is set" in told
+        assert "Traceback" not in instance.mesh.log_tail()
     finally:
         instance.stop()
