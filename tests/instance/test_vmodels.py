@@ -596,3 +596,22 @@ async def test_lists_come_in_pages_and_by_owner(mesh: Mesh) -> None:
     assert await ids(owner="odd") == (["v-1", "v-3"], "")
     assert await ids(prefix="v-2") == (["v-2"], "")
     assert _references(mesh) == {"m": 5}
+
+
+async def test_a_transition_goes_on_when_the_registry_is_back(mesh: Mesh) -> None:
+    clients = [await mesh.add(vmodels=VModelSettings(review_interval_ms=200)) for _ in range(2)]
+    await mesh.settle()
+    await clients[0].set_vmodel("v", "old", info=INFO, autoDeleteTargetModel=True, loadNow=True, sync=True)
+    for runtime in mesh.runtimes:
+        runtime.load_delay_s = 0.5
+    await clients[0].set_vmodel("v", "new", info=INFO)
+    await eventually(lambda: mesh.loads("new") > 0)
+    mesh.registry.stop()
+    await asyncio.sleep(1)
+    for client in clients:
+        assert await client.infer_vmodel("v") == b"old:x"
+    mesh.registry.start()
+    await eventually(lambda: _defined(clients[1], "v", "new"), 20)
+    for client in clients:
+        await eventually(lambda client=client: _is(client, b"new:x"))
+    assert _references(mesh) == {"new": 1}
