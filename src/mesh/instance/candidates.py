@@ -70,13 +70,12 @@ class Candidates:
 
         A peer may not have heard of new rules yet, so that it asks for what cannot be.
         """
-        own = self._own_view()
-        if own is None:
+        required = self.ranked.constraints.rule(model_type).required
+        own = self._own_view() if required else None
+        if own is None or required <= own.labels:
             return ""
-        lacking = self.ranked.constraints.rule(model_type).required - own.labels
-        if not lacking:
-            return ""
-        return f"this instance lacks label {', '.join(sorted(lacking))}, which type {model_type} requires"
+        lacking = ", ".join(sorted(required - own.labels))
+        return f"this instance lacks label {lacking}, which type {model_type} requires"
 
     def refresh(self) -> None:
         """Brings up to date what changes without a record: this instance, and what was placed long ago."""
