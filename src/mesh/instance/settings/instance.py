@@ -197,7 +197,7 @@ class Settings:
     adapter: str = setting(
         "MESH_ADAPTER",
         text,
-        "model server beside this instance: spi (speaks mmesh.ModelRuntime), mlserver, triton, or none "
+        "model server beside this instance: spi (speaks mmesh.ModelRuntime), mlserver, triton, ovms, or none "
         "(a pure router)",
         default="spi",
     )
@@ -259,8 +259,8 @@ class Settings:
             raise SettingError(
                 "MM_TYPE_CONSTRAINTS and MM_TYPE_CONSTRAINTS_PATH are both set: unset one of them"
             )
-        if self.adapter not in {"spi", "mlserver", "triton", "none"}:
-            raise SettingError(f"MESH_ADAPTER={self.adapter!r}: must be spi, mlserver, triton or none")
+        if self.adapter not in {"spi", "mlserver", "triton", "ovms", "none"}:
+            raise SettingError(f"MESH_ADAPTER={self.adapter!r}: must be spi, mlserver, triton, ovms or none")
 
     def max_queued(self, max_concurrency: int) -> int:
         """Requests that may wait where ``max_concurrency`` are taken at once; -1 for any number."""

@@ -1,5 +1,6 @@
 """A model's directory in a server's repository: small files, and links to where the data is."""
 
+import re
 import shutil
 import stat
 from collections.abc import Mapping
@@ -66,6 +67,26 @@ def clear_directory(directory: Path) -> None:
 def entries(directory: Path) -> dict[str, Path]:
     """Lists a model's directory by name, without the schema that older pullers put there."""
     return {entry.name: entry for entry in sorted(directory.iterdir()) if entry.name != "_schema.json"}
+
+
+#: Of a model whose directory tells none.
+NO_VERSION = "1"
+
+
+def newest_version(path: Path, found: Mapping[str, Path]) -> tuple[str, Path]:
+    """Where all directories of a model are named by numbers, they are its versions, and the highest one counts.
+
+    Args:
+        path: the model's directory.
+        found: its entries.
+
+    Returns: the version's name and its directory; `NO_VERSION` and the model's directory where there are none.
+    """
+    names = [name for name, entry in found.items() if entry.is_dir()]
+    if not names or not all(re.fullmatch(r"[0-9]{1,18}", name) for name in names):
+        return NO_VERSION, path
+    newest = max(names, key=int)
+    return (newest, found[newest]) if int(newest) > 0 else (NO_VERSION, path)
 
 
 def require_path(path: Path) -> Path:

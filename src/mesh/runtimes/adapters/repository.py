@@ -105,9 +105,9 @@ class RepositoryRuntime(ModelRuntime):
         directory = self._repository / self.directory_name(model.model_id)
         try:
             request = read_request(model)
-            await _to_the_end(lambda at: self.plan(request, at).write(at), directory)
+            await to_the_end(lambda at: self.plan(request, at).write(at), directory)
         except (RuntimeFailure, OSError) as error:
-            raise _layout_failure(error) from error
+            raise layout_failure(error) from error
         try:
             await self._server.RepositoryModelLoad(
                 pb.RepositoryModelLoadRequest(model_name=model.model_id), timeout=self._deadline_s
@@ -235,7 +235,7 @@ class RepositoryRuntime(ModelRuntime):
 
     async def _on_disk(self, doing: str, work: Callable[[Path], None], directory: Path) -> None:
         try:
-            await _to_the_end(work, directory)
+            await to_the_end(work, directory)
         except OSError as error:
             raise RuntimeFailure(grpc.StatusCode.INTERNAL, f"cannot {doing}: {error}") from error
 
@@ -258,7 +258,7 @@ class RepositoryRuntime(ModelRuntime):
         return GRPCInferenceServiceStub(self._open_channel)
 
 
-async def _to_the_end(work: Callable[[Path], None], directory: Path) -> None:
+async def to_the_end(work: Callable[[Path], None], directory: Path) -> None:
     """Works in a thread; a cancelled caller leaves only after it, so that what follows finds a quiet disk."""
     done = asyncio.get_running_loop().run_in_executor(None, work, directory)
     try:
@@ -269,7 +269,8 @@ async def _to_the_end(work: Callable[[Path], None], directory: Path) -> None:
         raise
 
 
-def _layout_failure(error: RuntimeFailure | OSError) -> RuntimeFailure:
+def layout_failure(error: RuntimeFailure | OSError) -> RuntimeFailure:
+    """Words that a model could not be laid out, as KServe ModelMesh does."""
     words = "Failed to load Model due to adapter error"
     if isinstance(error, OSError):
         return RuntimeFailure(grpc.StatusCode.INTERNAL, f"{words}: {error}")

@@ -1,19 +1,17 @@
 """How a model is laid out in Triton's repository: ``<model>/<version>/<file>`` and ``config.pbtxt``."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 
-from mesh.runtimes.adapters.layout import Layout, entries, require_path
+from mesh.runtimes.adapters.layout import NO_VERSION, Layout, entries, newest_version, require_path
 from mesh.runtimes.adapters.model_config import generate_config, rewrite_config
 from mesh.runtimes.adapters.request import ModelRequest
 from mesh.runtimes.adapters.schema import Schema, read_schema
 from mesh.runtimes.interface import RuntimeFailure
 
 CONFIG = "config.pbtxt"
-_NO_VERSION = "1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +66,10 @@ def plan_triton(request: ModelRequest) -> Layout:
         found = entries(path)
         if CONFIG in found:
             return _native(found, schema)
-        version, path = _newest_version(path, found)
+        version, path = newest_version(path, found)
         path = _only_entry(path, request.format)
     else:
-        version = _NO_VERSION
+        version = NO_VERSION
     known = _FORMATS.get(request.format, _Format("", path.name))
     if path.is_dir():
         link = f"{version}/{known.directory}" if known.directory else version
@@ -93,14 +91,6 @@ def _native(found: dict[str, Path], schema: Schema | None) -> Layout:
     rewritten = rewrite_config(config, schema).encode("utf-8", "surrogateescape")
     links = {name: path for name, path in found.items() if name != CONFIG}
     return Layout(links=links, files={CONFIG: rewritten})
-
-
-def _newest_version(path: Path, found: dict[str, Path]) -> tuple[str, Path]:
-    names = [name for name, entry in found.items() if entry.is_dir()]
-    if not names or not all(re.fullmatch(r"[0-9]{1,18}", name) for name in names):
-        return _NO_VERSION, path
-    newest = max(names, key=int)
-    return (newest, found[newest]) if int(newest) > 0 else (_NO_VERSION, path)
 
 
 def _only_entry(path: Path, model_format: str) -> Path:
