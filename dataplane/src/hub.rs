@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -55,6 +56,8 @@ pub struct Question {
     pub attempt: u32,
     pub tried: Vec<u32>,
     pub balanced: bool,
+    /// When the attempt that failed was sent.
+    pub sent: Option<Instant>,
     pub deadline_ms: i64,
     pub context: Context,
 }

@@ -113,6 +113,8 @@ pub struct Journey<'a> {
     attempts: u32,
     asks: u32,
     replays: u32,
+    /// When the newest attempt was sent.
+    sent: Option<Instant>,
     /// The answer of a copy without room, for the client if no other copy has any.
     overloaded: Option<Box<Held>>,
     missing: bool,
@@ -120,7 +122,17 @@ pub struct Journey<'a> {
 
 impl<'a> Journey<'a> {
     pub fn new(call: &'a Call, target: Target) -> Journey<'a> {
-        Journey { call, target, tried: Vec::new(), attempts: 0, asks: 0, replays: 0, overloaded: None, missing: false }
+        Journey {
+            call,
+            target,
+            tried: Vec::new(),
+            attempts: 0,
+            asks: 0,
+            replays: 0,
+            sent: None,
+            overloaded: None,
+            missing: false,
+        }
     }
 
     /// Finds out which model a vmodel stands for, and whether another is to get the request a second time.
@@ -313,6 +325,7 @@ impl<'a> Journey<'a> {
             call.log_invocation(self.ids());
         }
         let began = Instant::now();
+        self.sent = Some(began);
         let rules = Rules {
             kind: endpoint.kind,
             status_rules: &call.policy.status_rules,
@@ -457,6 +470,7 @@ impl<'a> Journey<'a> {
             attempt: self.attempts,
             tried: self.tried.clone(),
             balanced: self.target.balanced,
+            sent: self.sent,
             deadline_ms: client.deadline.map_or(-1, left),
             context: self.call.context(),
         }

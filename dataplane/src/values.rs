@@ -1,7 +1,7 @@
 //! What Python gets: plain values with attributes. `_dataplane.pyi` says what they mean.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -26,6 +26,7 @@ pub struct Ask {
     pub attempt: u32,
     pub tried: Vec<u32>,
     pub balanced: bool,
+    pub sent_ms_ago: i64,
     pub deadline_ms: i64,
     pub context: HashMap<String, String>,
 }
@@ -126,6 +127,10 @@ pub struct Totals {
     pub shadow_bytes: u64,
 }
 
+fn milliseconds_since(moment: Instant) -> i64 {
+    i64::try_from(moment.elapsed().as_millis()).unwrap_or(i64::MAX)
+}
+
 impl From<(u64, Question)> for Ask {
     fn from((token, question): (u64, Question)) -> Ask {
         Ask {
@@ -142,6 +147,7 @@ impl From<(u64, Question)> for Ask {
             attempt: question.attempt,
             tried: question.tried,
             balanced: question.balanced,
+            sent_ms_ago: question.sent.map_or(-1, milliseconds_since),
             deadline_ms: question.deadline_ms,
             context: question.context.into_iter().collect(),
         }

@@ -23,6 +23,7 @@ async def test_a_thousand_requests_for_one_model_are_one_ask(
     assert (ask.reason, ask.model_id, ask.is_vmodel, ask.from_peer) == ("no_route", "n", False, False)
     assert (ask.method, ask.endpoint, ask.code, ask.attempt, ask.tried) == ("test.Echo/Unary", -1, -1, 0, [])
     assert 0 < ask.deadline_ms <= 20_000
+    assert ask.sent_ms_ago == -1
     plane.plane.set_route("n", [plane.runtime(runtime.address)])
     plane.plane.answer_route(ask.token)
     assert await asyncio.gather(*answers) == [b"hello"] * 1000
@@ -97,6 +98,7 @@ async def test_answers_of_the_runtime_that_ask_for_a_decision(
     (ask,) = plane.asks
     assert (ask.reason, ask.code, ask.message, ask.attempt) == (reason, code, message, 1)
     assert ask.tried == [ask.endpoint]
+    assert 0 <= ask.sent_ms_ago < 20_000
 
 
 async def test_a_lost_model_is_sent_again_when_it_is_back(

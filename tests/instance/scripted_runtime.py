@@ -58,6 +58,7 @@ class ScriptedRuntime(spi_grpc.ModelRuntimeServicer):
         self.load_delay_s = 0.0
         self.unload_delay_s = 0.0
         self.call_delay_s = 0.0
+        self.refuse_delay_s = 0.0
         self.refuse: dict[str, tuple[grpc.StatusCode, str]] = {}
         self.refuse_calls: dict[str, tuple[grpc.StatusCode, str]] = {}
         self.hang: set[str] = set()
@@ -148,6 +149,8 @@ class _Anything(grpc.GenericRpcHandler):
         if model_id not in runtime.loaded:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"model {model_id} is not loaded")
         if refusal := runtime.refuse_calls.get(model_id):
+            if runtime.refuse_delay_s:
+                await asyncio.sleep(runtime.refuse_delay_s)
             await context.abort(*refusal)
         return model_id
 

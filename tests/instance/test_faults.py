@@ -259,3 +259,19 @@ async def test_what_left_while_the_registry_was_away_leaves_the_records_once_it_
     await eventually(lambda: not registry.models["lost"].copies)
     assert await client.infer("lost") == b"lost:x"
     assert registry.models["lost"].copies.keys() == registry.models["warm"].copies.keys()
+
+
+async def test_a_late_answer_that_the_model_was_lost_says_nothing_of_a_copy_loaded_since(mesh: Mesh) -> None:
+    client = await mesh.add()
+    runtime = mesh.runtimes[0]
+    await client.register("m", load=True, sync=True)
+    runtime.refuse_calls["m"] = (grpc.StatusCode.NOT_FOUND, "no such model")
+    runtime.refuse_delay_s = 1.5
+    slow = asyncio.create_task(client.infer("m", b"slow"))
+    await eventually(lambda: runtime.calls["m"] == 1)
+    runtime.refuse_calls.clear()
+    runtime.loaded.discard("m")
+    assert await client.infer("m") == b"m:x"
+    assert mesh.loads("m") == 2
+    assert await slow == b"m:slow"
+    assert mesh.loads("m") == 2

@@ -617,6 +617,15 @@ def test_a_copy_that_the_runtime_lost_is_dropped_without_unload() -> None:
     assert (shell.cache.used_units, shell.cache.resident_units) == (0, 0)
 
 
+def test_an_answer_to_a_request_sent_before_the_copy_was_loaded_says_nothing_of_it() -> None:
+    shell = Shell()
+    shell.load("a", 20)
+    shell.send(RuntimeLost("a", asked_ms=START_MS - 1))
+    assert shell.state("a") == "loaded"
+    shell.send(RuntimeLost("a", asked_ms=START_MS))
+    assert shell.state("a") == "absent"
+
+
 def test_a_restarted_runtime_holds_nothing() -> None:
     shell = Shell()
     shell.load("a", 20)

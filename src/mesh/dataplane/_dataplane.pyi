@@ -65,6 +65,8 @@ class Ask:
     tried: list[int]
     #: ``mm-balanced: true`` was in the request: the caller spreads its requests over the instances by itself.
     balanced: bool
+    #: Milliseconds since the newest attempt was sent, or -1 where there was none: what was true then may be over.
+    sent_ms_ago: int
     #: Milliseconds until the request's deadline, or -1 where it has none. Of merged asks, the first one's: others may
     #: wait longer, so do not give up at it. Each request ends at its own deadline without help.
     deadline_ms: int

@@ -134,7 +134,7 @@ class Asks:
             case "unreachable" | "broken" if peer is not None:
                 self._routes.note_unreachable(peer)
             case "lost" if self._loader is not None:
-                self._loader.lost(model_id)
+                self._loader.lost(model_id, sent_ms_ago=ask.sent_ms_ago)
             case _:
                 pass
 

@@ -224,9 +224,13 @@ class Loader:
         """Takes the copy away, loaded or on its way."""
         self.handle(RemoveRequested(model_id, reason))
 
-    def lost(self, model_id: str) -> None:
-        """The model server does not know the model any more."""
-        self.handle(RuntimeLost(model_id))
+    def lost(self, model_id: str, sent_ms_ago: int) -> None:
+        """The model server did not know the model when it answered a request.
+
+        Args:
+            sent_ms_ago: how long ago that request was sent, milliseconds; the model may have been loaded again since.
+        """
+        self.handle(RuntimeLost(model_id, self._now_ms() - max(0, sent_ms_ago)))
 
     def lost_all(self) -> None:
         """The model server is gone and its memory with it; what it was to load goes elsewhere."""

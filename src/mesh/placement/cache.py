@@ -488,8 +488,9 @@ class LocalCache:
 
     def _runtime_lost(self, event: ev.RuntimeLost) -> None:
         entry = self._books.entries.get(event.model_id)
-        if entry is not None and entry.state in _SERVING:
-            self._lose(entry, "the runtime lost it")
+        if entry is None or entry.state not in _SERVING or 0 < event.asked_ms < entry.loaded_ms:
+            return
+        self._lose(entry, "the runtime lost it")
 
     def _runtime_restarted(self, _event: ev.RuntimeRestarted) -> None:
         for entry in [entry for entry in self._books.entries.values() if entry.state in _SERVING]:

@@ -208,9 +208,15 @@ class UnloadFailed:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeLost:
-    """The runtime answered a request that it does not know the model: the memory is free already."""
+    """The runtime answered a request that it does not know the model: the memory is free already.
+
+    Attributes:
+        asked_ms: when that request was sent, epoch milliseconds; a copy loaded since is another one. 0 where it was
+            sent a moment ago.
+    """
 
     model_id: str
+    asked_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

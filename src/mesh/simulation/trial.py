@@ -4,6 +4,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from random import Random
 
+from mesh.placement import EvictionPolicy, EvictionRanking
 from mesh.simulation.faults import SECOND_US, Fault, Faults, draw_faults
 from mesh.simulation.generate import Workload, generate
 from mesh.simulation.instance import Instance
@@ -72,6 +73,7 @@ def try_seed(seed: int, *, remember: int = 0) -> Verdict:
         balanced=random.random() < 0.5,
         lag_us=random.choice((1_000, 20_000, 200_000)),
         store_latency_us=random.choice((1_000, 5_000, 30_000)),
+        policy=EvictionPolicy(tuple(EvictionRanking)[seed % 2]),
         own_views=True,
     )
     faults = draw_faults(random, random.randrange(1, 9), SETTLE_US, CALM_US)
