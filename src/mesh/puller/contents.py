@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,6 +167,9 @@ class Contents:
         for owner in self._owners.pop(identity, ()):
             self._of_owner[owner].discard(identity)
         remove(self._directory / identity)
+        if not self._known:
+            with suppress(OSError):
+                self._directory.rmdir()
 
 
 def _sizes(data: Path) -> dict[str, int]:
