@@ -76,6 +76,11 @@ class ScriptedMesh(
         about = [one for one in self.decisions if request.model_id in {"", one.model_id}]
         return admin_pb2.ExplainReply(decisions=about[: request.limit or 50])
 
+    async def DumpState(self, request: admin_pb2.DumpStateRequest, context: Any) -> admin_pb2.DumpStateReply:
+        if request.token != "open sesame":
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "not the token")
+        return admin_pb2.DumpStateReply(state_json='{"address": "here", "name": "jürgen"}')
+
     async def SetPolicy(self, request: admin_pb2.SetPolicyRequest, context: Any) -> admin_pb2.SetPolicyReply:
         self.seen.append(request)
         policy = self.models[request.model_id].policy

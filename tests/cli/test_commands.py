@@ -292,3 +292,15 @@ def test_ids_that_are_no_ascii_go_into_the_binary_header() -> None:
     assert model_header("a b") == ("mm-model-id", "a b")
     assert model_header("modèle") == ("mm-model-id-bin", "modèle".encode())
     assert model_header(" a", vmodel=True) == ("mm-vmodel-id-bin", b" a")
+
+
+def test_dump_prints_the_state_to_those_who_know_the_token(
+    mesh: ScriptedMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = succeed(mesh, "dump", "--token", "open sesame")
+    assert json.loads(shown) == {"address": "here", "name": "jürgen"}
+    monkeypatch.setenv("MESH_DUMP_TOKEN", "open sesame")
+    assert succeed(mesh, "dump") == shown
+    refused = run(mesh, "dump", "--token", "open")
+    assert refused.exit_code == 1
+    assert "UNAUTHENTICATED: not the token" in refused.output
