@@ -192,6 +192,7 @@ class Faults:
 
     def _lose_answers(self, fault: Fault) -> None:
         self._world.store.cluster.lose_answers(1 + int(fault.amount * 5))
+        self._later(fault, self._world.store.cluster.lose_answers, 0)
 
     def _lose_watch(self, fault: Fault) -> None:
         for instance in self._targets(fault):

@@ -246,7 +246,17 @@ class StoreClient:
                 continue
             expected = version.revision if version is not None and record is not None else 0
             write = partial(self.store.transact, self.store.models, model_id, expected, wanted)
-            committed = yield from self._round_trip(write, deadline_us)
+            try:
+                committed = yield from self._round_trip(write, deadline_us)
+            except OutcomeUnknown as unknown:
+                # Finds out what the write has left behind, as an update does.
+                if self._agenda.now_us >= deadline_us:
+                    raise
+                try:
+                    found = yield from self.fetch_model(model_id, deadline_us)
+                except StoreUnavailable:
+                    raise unknown from None
+                committed = found == wanted
             self.learn(model_id)
             if committed:
                 return

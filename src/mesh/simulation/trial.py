@@ -112,8 +112,13 @@ def _probe(world: World, invariants: Invariants) -> None:
 
     def failed(ingress: Instance, model: Model, arrived_us: int, reason: str) -> None:
         invariants.failed(ingress, model, arrived_us, reason)
-        is_too_large = model.misjudged or model.units > world.scenario.limits().capacity * 0.9
-        if reason not in ACCEPTED and not (is_too_large and reason in {"load_failed", "all_excluded"}):
+        record = world.store.models.current(model.model_id)
+        remembered = reason in {"load_failed", "all_excluded"} and (
+            model.misjudged
+            or model.units > world.scenario.limits().capacity * 0.9
+            or (record is not None and bool(record.failures))
+        )
+        if reason not in ACCEPTED and not remembered:
             raise Broken(f"a settled mesh failed a request for {model.model_id}: {reason}")
 
     world.on_failure = failed
