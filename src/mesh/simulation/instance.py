@@ -15,6 +15,7 @@ from mesh.simulation.presence import Presence
 from mesh.simulation.registration import Registration
 from mesh.simulation.requests import Requests
 from mesh.simulation.routes import SUSPICION_TTL_US, Routes
+from mesh.simulation.scaling import Scaling
 from mesh.simulation.server import Server
 from mesh.simulation.store import StoreClient
 
@@ -86,6 +87,7 @@ class Instance:
         self.load_times = LoadTimes(limits.loading_timeout_ms)
         self.presence = Presence(self)
         self.registration = Registration(self)
+        self.scaling = Scaling(self)
         self.loader = Loader(self, LocalCache(limits, policy))
         self.routes = Routes(self)
         self.placer = Placer(self)
@@ -104,6 +106,17 @@ class Instance:
     def is_live(self, instance_id: str) -> bool:
         """Whether an instance is there, as this one knows."""
         return instance_id == self.instance_id or instance_id in self.seen.records
+
+    def is_leaving(self, instance_id: str) -> bool:
+        """Whether an instance is gone, or about to go, as this one knows."""
+        if instance_id == self.instance_id:
+            return self.presence.leaving
+        record = self.seen.records.get(instance_id)
+        return record is None or record.shutting_down
+
+    def stays(self, instance_id: str) -> bool:
+        """Whether an instance is there and not about to go, as this one knows."""
+        return self.is_live(instance_id) and not self.is_leaving(instance_id)
 
     def untroubled_since(self, time_us: int) -> bool:
         """Whether nothing has been wrong with it since a time, nor in the seconds before that others may remember."""
@@ -256,6 +269,8 @@ class Instance:
 
     def _reconcile(self, model_id: str, record: ModelRecord | None) -> None:
         loader = self.loader
+        if model_id in loader.serving:
+            self.scaling.copies_changed(model_id)
         if record is None:
             if loader.cache.copy(model_id) is not None:
                 loader.remove(model_id, RemovalReason.UNREGISTERED)

@@ -50,6 +50,7 @@ from mesh.placement import (
 )
 from mesh.simulation.agenda import Signal
 from mesh.simulation.models import Copy, Model
+from mesh.simulation.registration import ALONE, Company
 from mesh.simulation.server import MEASURE_US, PREDICT_US, UNLOAD_US
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Wanted:
     """A load that was asked for and has not been reported on."""
 
     model: Model
-    beside: frozenset[str]
+    company: Company
     since_us: int
     outcome: Signal
 
@@ -121,7 +122,7 @@ class Loader:
         urgent: bool,
         size: KnownSize = UNKNOWN_SIZE,
         why: str = "",
-        beside: frozenset[str] = frozenset(),
+        company: Company = ALONE,
     ) -> Signal:
         """Has a copy loaded here, or joins the load that is under way; the signal's value is a `LoadOutcome`."""
         if not self.available:
@@ -132,7 +133,7 @@ class Loader:
         self.read_usage()
         wanted = self.wanted.get(model.model_id)
         if wanted is None:
-            wanted = self.wanted[model.model_id] = Wanted(model, beside, self._agenda.now_us, Signal())
+            wanted = self.wanted[model.model_id] = Wanted(model, company, self._agenda.now_us, Signal())
         self.handle(LoadRequested(model.model_id, last_used_ms, urgent, size, why))
         return wanted.outcome
 
@@ -172,6 +173,8 @@ class Loader:
         tracked, now_us = self._tracked, self._agenda.now_us
         for model_id, last_used_ms in used.items():
             copy = tracked.get(model_id)
+            if copy is not None:
+                self._instance.scaling.note(copy)
             self.handle(Used(model_id, last_used_ms, 0 if copy is None else copy.in_flight(now_us)))
 
     # Events in, instructions out
@@ -233,7 +236,7 @@ class Loader:
 
     def _registering(self, order: Register, wanted: Wanted) -> Generator[Any, Any, None]:
         refusal = yield self._instance.registration.add_copy(
-            order.model_id, order.last_used_ms, wanted.beside
+            order.model_id, order.last_used_ms, wanted.company
         )
         if refusal is None:
             self.handle(Registered(order.model_id, order.load_id))
@@ -324,7 +327,10 @@ class Loader:
     def _report_loaded(self, report: ReportLoaded) -> None:
         model_id = report.model_id
         if report.fresh:
-            model = self.wanted[model_id].model
+            wanted = self.wanted[model_id]
+            model = wanted.model
+            if wanted.company.copies > 1:
+                self._instance.registration.confirm_copy(model_id)
             model.warm = None
             self.serving[model_id] = self._tracked[model_id] = Copy(
                 model, self._instance, self._agenda.now_us

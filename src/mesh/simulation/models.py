@@ -57,14 +57,16 @@ class Copy:
 
     Attributes:
         since_us: when it was loaded.
+        requests: begun since usage was last read.
         ends: requests in flight: when each ends, when it came, the instance that took it and whether it had waited
             for a load.
     """
 
-    __slots__ = ("ends", "instance", "model", "since_us")
+    __slots__ = ("ends", "instance", "model", "requests", "since_us")
 
     def __init__(self, model: Model, instance: "Instance", since_us: int) -> None:
         self.since_us = since_us
+        self.requests = 0
         self.model = model
         self.instance = instance
         self.ends: list[tuple[int, int, Instance, bool]] = []

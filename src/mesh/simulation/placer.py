@@ -1,6 +1,6 @@
 """Brings models to instances on behalf of one simulated instance."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ from mesh.placement import (
     After,
     Attempt,
     Exclusion,
+    InstanceFilter,
     KnownSize,
     Placement,
     PlacementPolicy,
@@ -22,6 +23,7 @@ from mesh.registry import ModelRecord, RegistryError
 from mesh.simulation.agenda import Process
 from mesh.simulation.loader import LoadOutcome
 from mesh.simulation.models import Model
+from mesh.simulation.registration import Company
 
 if TYPE_CHECKING:
     from mesh.simulation.instance import Instance
@@ -87,11 +89,41 @@ class Placer:
 
     def copy_elsewhere(self, model: Model, *, last_used_ms: int) -> Generator[Any, Any, Found | NotPlaced]:
         """Has a copy on another instance, loading one beside the one here where there is none."""
-        here = self._instance.instance_id
+        instance = self._instance
+        here = instance.instance_id
+        going = {name for name in instance.seen.records if instance.is_leaving(name)} | {here}
         return self._place(
             model,
-            Attempt(model.model_id, last_used_ms, excluded={here: Exclusion.EXCLUDED}, beside={here}),
+            Attempt(
+                model.model_id,
+                last_used_ms,
+                excluded=dict.fromkeys(going, Exclusion.EXCLUDED),
+                beside=going,
+                replaced=frozenset({here}),
+            ),
         )
+
+    def raise_copies(
+        self, model: Model, copies: int, *, last_used_ms: int, conditions: Sequence[InstanceFilter]
+    ) -> Generator[Any, Any, int]:
+        """Has the model loaded on further instances at the same time; returns how many copies it has got."""
+        instance = self._instance
+        record = instance.client.model(model.model_id)
+        if record is None:
+            return 0
+        missing = copies - sum(instance.stays(name) for name in record.copies)
+        # Shared, so that an instance which one of them tries is no place for another.
+        excluded: dict[str, Exclusion] = {}
+        attempts = [
+            Attempt(model.model_id, last_used_ms, excluded=excluded, copies=copies, conditions=conditions)
+            for _ in range(missing)
+        ]
+        under_way = [instance.start(self._place(model, attempt)) for attempt in attempts]
+        added = 0
+        for one in under_way:
+            found = yield one.ended
+            added += isinstance(found, Found)
+        return added
 
     def _placing(self, model: Model, attempt: Attempt) -> Generator[Any, Any, Found | NotPlaced]:
         result = yield from self._place(model, attempt)
@@ -116,7 +148,7 @@ class Placer:
             name = attempt.existing(
                 record.copies,
                 instance.instance_id,
-                instance.is_live,
+                instance.is_live if attempt.copies == 1 else instance.stays,
                 loading_here=model_id in instance.loader.wanted,
             )
             why = "a copy was expected here"
@@ -125,6 +157,8 @@ class Placer:
                 if placement.chosen is None:
                     return last or NotPlaced(placement.reason.value, placement.message)
                 name, why = placement.chosen, placement.message
+                if attempt.copies > 1:
+                    attempt.excluded[name] = Exclusion.HAS_COPY
                 attempt.locations += 1
             if name == instance.instance_id:
                 outcome = yield instance.loader.load(
@@ -133,7 +167,7 @@ class Placer:
                     urgent=attempt.urgent,
                     size=self._size_of(model_id, record),
                     why=why,
-                    beside=frozenset(attempt.beside),
+                    company=_company(attempt),
                 )
             else:
                 outcome = yield from self._load_at(name, model, record, attempt, why)
@@ -216,7 +250,7 @@ class Placer:
         units = size.units or instance.seen.ranked.default_model_units
         self.reservations.add(model_id, name, units, instance.now_ms)
         self._reserved_at.setdefault(name, instance.agenda.now_us)
-        beside = frozenset(attempt.beside)
+        company = _company(attempt)
         outcome = yield instance.call(
             instance.world.instances.get(name),
             lambda peer: _load_for_peer(
@@ -226,7 +260,7 @@ class Placer:
                 urgent=attempt.urgent,
                 size=size,
                 why=why,
-                beside=beside,
+                company=company,
             ),
         )
         if not isinstance(outcome, LoadOutcome):
@@ -250,12 +284,16 @@ def _load_for_peer(
     urgent: bool,
     size: KnownSize,
     why: str,
-    beside: frozenset[str],
+    company: Company,
 ) -> Generator[Any, Any, LoadOutcome]:
     record = peer.client.model(model.model_id)
     if not size.learned and record is not None:
         size = KnownSize(learned=record.size_units)
     outcome: LoadOutcome = yield peer.loader.load(
-        model, last_used_ms=last_used_ms, urgent=urgent, size=size, why=why, beside=beside
+        model, last_used_ms=last_used_ms, urgent=urgent, size=size, why=why, company=company
     )
     return outcome
+
+
+def _company(attempt: Attempt) -> Company:
+    return Company(frozenset(attempt.beside), attempt.copies, attempt.replaced)

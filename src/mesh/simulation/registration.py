@@ -1,11 +1,13 @@
 """Writes a simulated instance's copies and failures to the models' records, in order for each model."""
 
 from collections.abc import Generator
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mesh.registry import (
     AddCopy,
+    ConfirmCopy,
     CopyChange,
     CopyRefused,
     LearnSize,
@@ -30,6 +32,24 @@ RETRY_INTERVAL_US = 1_000_000
 REGISTER_TIMEOUT_US = 7_000_000
 
 
+@dataclass(frozen=True, slots=True)
+class Company:
+    """The copies elsewhere with which a model is loaded here.
+
+    Attributes:
+        beside: instances whose copies do not count as enough.
+        copies: that the model is to have; with so many elsewhere it is not loaded here.
+        replaced: instances whose copies go once this one is loaded.
+    """
+
+    beside: frozenset[str] = frozenset()
+    copies: int = 1
+    replaced: frozenset[str] = frozenset()
+
+
+ALONE = Company()
+
+
 class Registration:
     """What one simulated instance writes about its own copies."""
 
@@ -46,10 +66,19 @@ class Registration:
         """Everything is written."""
         return not self._writing
 
-    def add_copy(self, model_id: str, last_used_ms: int, beside: frozenset[str]) -> Signal:
+    def add_copy(self, model_id: str, last_used_ms: int, company: Company) -> Signal:
         """Enters this instance as one that loads the model; the signal's value is None, or a `NotAdded`."""
         instance = self._instance
-        change = AddCopy(instance.instance_id, instance.now_ms, last_used_ms, beside, instance.is_live)
+        change = AddCopy(
+            instance.instance_id,
+            instance.now_ms,
+            last_used_ms,
+            company.beside,
+            instance.is_live,
+            enough=company.copies,
+            replaced=company.replaced,
+            is_leaving=instance.is_leaving,
+        )
         answer = self._asked[change] = Signal()
         self._add(model_id, change)
         if instance.registry_troubled:
@@ -64,6 +93,10 @@ class Registration:
         # It may be written after all; the record must not promise a copy that nobody loads.
         self.remove_copy(model_id)
         self._answer(change, NotAdded("the registry did not take the registration"))
+
+    def confirm_copy(self, model_id: str) -> None:
+        """Tells the others that the copy here is loaded, where they would not look for it yet."""
+        self._add(model_id, ConfirmCopy(self._instance.instance_id))
 
     def restore_copy(self, model_id: str, started_ms: int) -> None:
         """Enters a copy again that is loaded here and that the record does not know any more."""

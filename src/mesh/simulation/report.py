@@ -86,6 +86,7 @@ class Report:
         evictions: copies evicted, by reason.
         evicted_units: their sizes together, units of 8 KiB.
         young_evictions: copies evicted within a minute of their load.
+        copies_added: of models that were asked too much, or again and again.
         refusals: loads that were refused, by reason.
         requests_by_instance: served by each instance's model server.
         timeline: how the figures grew.
@@ -106,6 +107,7 @@ class Report:
     young_evictions: int = 0
     refusals: Counter[str] = field(default_factory=Counter)
     capacity_lost: int = 0
+    copies_added: int = 0
     requests_by_instance: Counter[str] = field(default_factory=Counter)
     used_share: float = 0.0
     registry_writes: int = 0
@@ -141,7 +143,7 @@ class Report:
         ):
             counts.clear()
         self.cold = self.lost = self.retried = self.loads = self.load_us = self.loads_failed = 0
-        self.evicted_units = self.young_evictions = self.capacity_lost = 0
+        self.evicted_units = self.young_evictions = self.capacity_lost = self.copies_added = 0
 
     def served(self, latency_us: int, *, waited: bool) -> None:
         """A request was served."""
@@ -226,6 +228,7 @@ class Report:
             ("loads", f"{self.loads:,} ({self.loads_failed:,} failed)"),
             ("loads on the busiest instance", f"{self.load_spread:.2f} x the mean"),
             ("requests on the busiest instance", f"{self.request_spread:.2f} x the mean"),
+            ("further copies of models in much use", f"{self.copies_added:,}"),
             ("evictions", _counts(self.evictions)),
             ("evicted within a minute of the load", f"{self.young_evictions:,}"),
             ("evicted", f"{self.evicted_units * UNIT_BYTES / 2**30:,.1f} GiB"),

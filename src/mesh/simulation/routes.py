@@ -61,9 +61,11 @@ class Routes:
         serving = model_id in instance.loader.serving
         words = self._words.get(model_id, {})
         started = {name: now_ms for name, until_us in words.items() if until_us > now_us}
+        confirmed = set(started)
         record = instance.client.model(model_id)
         if record is not None:
             started |= record.copies
+            confirmed.update(record.ready)
         if serving or model_id in instance.loader.wanted:
             started.setdefault(own_id, now_ms)
         else:
@@ -78,7 +80,7 @@ class Routes:
                     CopySeen(
                         name,
                         started_ms,
-                        confirmed=words.get(name, 0) > now_us,
+                        confirmed=name in confirmed,
                         doubtful=name in suspects or peer.shutting_down,
                     )
                 )

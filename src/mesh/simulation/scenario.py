@@ -25,6 +25,7 @@ class Scenario:
         balanced: clients spread requests over the instances, which then prefer themselves for loads.
         zones: failure domains over which the instances are spread; 0 for none.
         policy: what is evicted first; None for the default.
+        sample_us: what copies are asked is looked at so often while they are used, for further copies; 0 for never.
         own_views: each instance sees the others by itself, so that what one sees can fail; needs more memory
             and time.
     """
@@ -44,6 +45,7 @@ class Scenario:
     zones: int = 0
     policy: EvictionPolicy | None = None
     own_views: bool = False
+    sample_us: int = 250_000
 
     def __post_init__(self) -> None:
         for name in ("instances", "loader_threads", "server_concurrency"):

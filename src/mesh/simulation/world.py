@@ -215,7 +215,11 @@ class World:
                 ends = copy.ends
             ends.append((end_us, now_us, ingress, False))
             instance.requests_served += 1
-            instance.loader.used[model.model_id] = START_MS + now_us // 1_000
+            copy.requests += 1
+            used = instance.loader.used
+            if not used:
+                instance.scaling.begin()
+            used[model.model_id] = START_MS + now_us // 1_000
             add(done_us - now_us)
 
     def _look_up(self, model: Model) -> tuple[Copy, ...] | None:
@@ -230,7 +234,11 @@ class World:
         for name, started_ms in record.copies.items():
             instance = self.instances[name]
             copy = instance.loader.serving.get(model.model_id)
-            if copy is None or not instance.healthy or (len(record.copies) > 1 and started_ms > ripe_ms):
+            if (
+                copy is None
+                or not instance.healthy
+                or (len(record.copies) > 1 and started_ms > ripe_ms and name not in record.ready)
+            ):
                 return None
             copies.append(copy)
         model.warm = tuple(copies)
@@ -276,6 +284,8 @@ class World:
         end_us = instance.server.serve(now_us, copy.model.service_us)
         copy.ends.append((end_us, arrived_us, ingress, waited))
         instance.requests_served += 1
+        copy.requests += 1
+        instance.scaling.begin()
         instance.loader.used[copy.model.model_id] = self.now_ms
         return end_us
 
