@@ -108,8 +108,8 @@ async def test_many_requests_in_flight_add_a_copy_though_their_rate_is_low(mesh:
     await clients[0].infer("m")
     for runtime in mesh.runtimes:
         runtime.call_delay_s = 1.5
-    await asyncio.gather(*(clients[0].infer("m") for _ in range(12)))
-    await eventually(lambda: copies(mesh, "m") == 2)
+    async with load(clients[0], "m", rpm=900):
+        await eventually(lambda: copies(mesh, "m") == 2)
     kinds = [decision for decision in await clients[0].explain("m") if decision.kind == "scale_up"]
     assert "requests in flight" in kinds[0].summary
 
@@ -123,8 +123,9 @@ async def test_a_copy_of_limited_concurrency_that_lets_requests_wait_gets_anothe
     await clients[0].infer("m")
     for runtime in mesh.runtimes:
         runtime.call_delay_s = 0.5
-    await asyncio.gather(*(clients[0].infer("m") for _ in range(12)))
-    await eventually(lambda: copies(mesh, "m") == 2)
+    async with load(clients[0], "m", rpm=360) as errors:
+        await eventually(lambda: copies(mesh, "m") == 2)
+    assert not errors
     assert max(runtime.most_running["m"] for runtime in mesh.runtimes) <= 2
 
 

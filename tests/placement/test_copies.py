@@ -214,6 +214,27 @@ def test_copies_come_with_load_and_go_with_it(factor: float) -> None:
     assert len(crowd.copies) == 1
 
 
+def test_requests_that_waited_for_a_load_are_no_reason_for_more_copies() -> None:
+    demands = Demands(lambda: FIGURES)
+    demands.loaded("m", NOW)
+    herd = [Sample(150, in_flight=900 - 100 * number) for number in range(7)] + [
+        Sample(0, in_flight=200)
+    ] * 20
+    for number, sample in enumerate(herd, 1):
+        assert demands.note("m", sample, NOW + number * SAMPLE_MS) is None
+    assert demands.end_interval(NOW + FIGURES.interval_ms) == ([], [])
+    # What still comes after that is load.
+    demands.loaded("m", NOW)
+    assert steady(demands, Sample(50), for_ms=3_000)
+
+
+def test_requests_under_way_are_no_reason_without_new_ones() -> None:
+    demands = Demands(lambda: FIGURES)
+    assert not steady(demands, Sample(300, in_flight=300), for_ms=SAMPLE_MS)
+    assert not steady(demands, Sample(0, in_flight=300), for_ms=20_000, began_ms=NOW + SAMPLE_MS)
+    assert steady(demands, Sample(1, in_flight=300), for_ms=2_000, began_ms=NOW + 20_250)
+
+
 def steady(demands: Demands, sample: Sample, *, for_ms: int, began_ms: int = NOW) -> list[Overload]:
     times = range(began_ms + SAMPLE_MS, began_ms + for_ms + 1, SAMPLE_MS)
     found = (demands.note("m", sample, now_ms) for now_ms in times)

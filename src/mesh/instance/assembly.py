@@ -293,6 +293,7 @@ def assemble(
         loader,
         self_view.candidate,
         ring,
+        chronicle,
         metrics,
         dynamic,
         now_ms,

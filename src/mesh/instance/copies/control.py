@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from mesh.instance.candidates import Candidates
+from mesh.instance.chronicle import Chronicle
 from mesh.instance.copies.facts import CopyFacts, Figures
 from mesh.instance.copies.growing import Growing
 from mesh.instance.copies.leaving import Leaving
@@ -51,6 +52,7 @@ class CopyControl:
         loader: Loader | None,
         own_view: Callable[[], InstanceView | None],
         ring: DecisionRing,
+        chronicle: Chronicle,
         metrics: Metrics,
         dynamic: DynamicSettings,
         now_ms: Callable[[], int],
@@ -77,6 +79,7 @@ class CopyControl:
             registry, facts, demands, self._growing, figures, loader.max_concurrency, now_ms
         )
         loader.watch_usage(self._scaling.note)
+        chronicle.watch_loads(self._scaling.load_ended)
         metrics.show(
             "busiest_copy_load_percent",
             "Of the copy here that was asked most in the last interval, in parts of what one copy is to take",

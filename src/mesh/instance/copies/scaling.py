@@ -67,6 +67,11 @@ class Scaling:
         if overload is not None:
             self._relieve(overload)
 
+    def load_ended(self, model_id: str, loaded: bool) -> None:
+        """A load ended here."""
+        if loaded:
+            self._demands.loaded(model_id, self._now_ms())
+
     async def look(self) -> None:
         """Looks at the rates of the last interval, and at uses that recur."""
         overloads, recurring = self._demands.end_interval(self._now_ms())

@@ -19,6 +19,9 @@ from mesh.placement.copies import (
 )
 from mesh.registry import Registry
 
+#: What one look has found is carried out for so long, milliseconds: with the registry away every change takes seconds,
+#: and what is left is better judged anew.
+LOOK_HOLDS_MS = 5_000
 #: Rates are those of the last minute: what moving for load has done is not seen before, milliseconds.
 LOAD_SEEN_MS = 70_000
 
@@ -59,6 +62,8 @@ class Thinning:
         copies = self._facts.here(now_ms, lone=figures.idle_ttl_ms > 0)
         others = {copy.model_id: list(copy.others) for copy in copies}
         for surplus in find_surplus(copies, here, places, now_ms, figures):
+            if self._now_ms() > now_ms + LOOK_HOLDS_MS:
+                return
             if await self._leaving.leave(
                 surplus.model_id, others[surplus.model_id], keep=surplus.keep, pause_ms=surplus.pause_ms
             ):

@@ -14,6 +14,8 @@ _SLOT_MS = 200
 _SUSTAINED_MS = 700
 #: A copy from which nothing was heard for so long was not in use meanwhile, milliseconds.
 _GAP_MS = 1_000
+#: Requests that waited for a load come all at once when it is done: a new copy is not judged before, milliseconds.
+_CATCHING_UP_MS = 2_000
 #: Requests arrive at random: so many standard deviations above the threshold are no accident. The less a copy is
 #: asked too much, the longer it takes to be sure; after a whole interval the plain rate decides.
 _DEVIATIONS = 3
@@ -82,6 +84,8 @@ class _Demand:
 
     Attributes:
         began_ms: of the interval under way.
+        judged_from_ms: what was asked before does not count; the copy was catching up.
+        used: whether it was used in the interval at all.
         queued: the most that waited for a slot.
         earlier_*: in the interval before.
         rpm: over the last interval that ended, at ``ended_ms``.
@@ -93,6 +97,8 @@ class _Demand:
     """
 
     began_ms: int
+    judged_from_ms: int = 0
+    used: bool = False
     requests: int = 0
     answers: int = 0
     service_ms: float = 0.0
@@ -178,11 +184,15 @@ class Demands:
         if model_id not in self._used:
             demand.began_ms = self._began_ms or now_ms
             self._used.add(model_id)
-        demand.requests += sample.requests
-        demand.slot_requests += sample.requests
+        demand.used |= sample.requests > 0
         demand.answers += sample.answers
         demand.service_ms += sample.service_ms
         demand.max_concurrency = sample.max_concurrency
+        if now_ms < demand.judged_from_ms:
+            demand.slot_ms = now_ms
+            return None
+        demand.requests += sample.requests
+        demand.slot_requests += sample.requests
         demand.queued = max(demand.queued, sample.queued)
         span_ms = now_ms - demand.slot_ms
         if span_ms < _SLOT_MS:
@@ -208,7 +218,8 @@ class Demands:
         demand.over_requests += demand.slot_requests
         demand.over_in_flight = min(demand.over_in_flight, in_flight)
         for_ms = now_ms - demand.over_ms
-        if for_ms < _SUSTAINED_MS:
+        # Requests that are under way stay where they are: further copies are for those that come.
+        if for_ms < _SUSTAINED_MS or demand.slot_requests == 0:
             return None
         if demand.over_in_flight:
             limit = sample.max_concurrency or figures.in_flight_threshold
@@ -225,18 +236,20 @@ class Demands:
             once before at the distance that the figures give.
         """
         figures = self._figures()
-        overloads, recurring = [], []
+        overloads, recurring, unfinished = [], [], set()
         self.busiest_percent = 0
         for model_id in self._used:
             demand = self._demands[model_id]
-            span_ms = now_ms - demand.began_ms
-            if span_ms < figures.interval_ms // 2:
-                continue
-            rpm, threshold = demand.requests * 60_000 // span_ms, demand.threshold(figures)
-            if demand.requests:
+            if demand.used:
+                demand.used = False
                 _note_use(demand, now_ms, figures)
                 if _recurs(demand, figures):
                     recurring.append(model_id)
+            span_ms = now_ms - demand.began_ms
+            if span_ms < figures.interval_ms // 2:
+                unfinished.add(model_id)
+                continue
+            rpm, threshold = demand.requests * 60_000 // span_ms, demand.threshold(figures)
             self.busiest_percent = max(self.busiest_percent, 100 * rpm // threshold)
             if rpm >= threshold:
                 overloads.append(Overload(model_id, Cause.RATE, rpm, threshold, span_ms))
@@ -246,12 +259,19 @@ class Demands:
             demand.earlier_answers, demand.answers = demand.answers, 0
             demand.earlier_service_ms, demand.service_ms = demand.service_ms, 0.0
             demand.earlier_queued, demand.queued = demand.queued, 0
-        self._used = {model_id for model_id in self._used if self._demands[model_id].requests}
+        self._used = unfinished
         self._began_ms = now_ms
         self._intervals += 1
         if self._intervals % _SWEEP_INTERVALS == 0:
             self._sweep(now_ms - max(figures.second_copy_max_age_ms, figures.calm_ms))
         return overloads, recurring
+
+    def loaded(self, model_id: str, now_ms: int) -> None:
+        """There is a new copy here: what is asked of it at first is what has waited for it."""
+        demand = self._demands.setdefault(model_id, _Demand(now_ms))
+        demand.judged_from_ms = now_ms + _CATCHING_UP_MS
+        demand.restart(demand.judged_from_ms)
+        self._used.add(model_id)
 
     def copies_changed(self, model_id: str, now_ms: int) -> None:
         """There are more or fewer copies of a model: what this one was asked until now says little any more."""
