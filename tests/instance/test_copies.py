@@ -85,7 +85,11 @@ async def test_sudden_load_adds_copies_long_before_the_next_look(mesh: Mesh) -> 
     await clients[0].infer("m")
     async with load(clients[0], "m", rpm=4_500) as errors:
         await eventually(lambda: copies(mesh, "m") == 3, timeout_s=40)
+    assert errors == []
+    async with AsyncExitStack() as stack:
         # Each copy takes its part of the requests.
+        for client in clients:
+            await stack.enter_async_context(load(client, "m", rpm=1_500))
         before = [runtime.calls["m"] for runtime in mesh.runtimes]
         await eventually(
             lambda: all(
@@ -98,6 +102,18 @@ async def test_sudden_load_adds_copies_long_before_the_next_look(mesh: Mesh) -> 
     told = [decision.summary for decision in decisions if decision.kind == "scale_up"][-1]
     assert told.startswith("to have 3 copies: ")
     assert "where one copy is to take 1200" in told
+
+
+async def test_copies_that_are_not_asked_are_not_joined_by_more(mesh: Mesh) -> None:
+    settings = CopySettings(scaleup_rpm_threshold=600, look_interval_ms=500)
+    clients = [await mesh.add(copies=settings) for _ in range(5)]
+    await mesh.settle()
+    await clients[0].register("m", load=True, sync=True)
+    # All that one client asks goes to the copy where it asks, which answers at once.
+    async with load(clients[0], "m", rpm=1_000):
+        await eventually(lambda: copies(mesh, "m") >= 2, timeout_s=40)
+        await asyncio.sleep(3)
+    assert copies(mesh, "m") <= 3
 
 
 async def test_many_requests_in_flight_add_a_copy_though_their_rate_is_low(mesh: Mesh) -> None:

@@ -126,7 +126,7 @@ class Crowd:
         if overload is None:
             return
         now = CopiesNow(len(loaded), len(self.copies) - len(loaded), self.instances, CopyPolicy())
-        growth = for_load(overload, now)
+        growth = for_load(overload, now, overload.amount * (len(loaded) - 1))
         if growth is None:
             if now.loading:
                 self._changed()
@@ -328,12 +328,20 @@ def overload(rpm: int) -> Overload:
         (4_500, now(policy=CopyPolicy(max_copies=1)), None),
         (4_500, now(possible=1), None),
         (4_500, now(loading=1), None),
-        (4_500, now(loaded=4), 6),
+        (4_500, now(loaded=2), 3),
+        (4_500, now(loaded=4), None),  # the others have nothing to do
     ],
 )
 def test_copies_for_load(rpm: int, copies: CopiesNow, grown: int | None) -> None:
     growth = for_load(overload(rpm), copies)
     assert (growth and growth.copies) == grown
+
+
+def test_what_is_asked_of_all_copies_decides() -> None:
+    assert for_load(overload(2_100), now(loaded=4), 3 * 1_900) is None
+    growth = for_load(overload(2_100), now(loaded=4), 3 * 2_000)
+    assert growth is not None
+    assert growth.copies == 5
 
 
 def test_a_second_copy_costs_others_nothing() -> None:

@@ -1,6 +1,7 @@
 """What this instance answers to its peers."""
 
 import asyncio
+import time
 
 from mesh.dataplane import DataPlane
 from mesh.instance.calls import Rpc, service
@@ -120,6 +121,7 @@ class PeerService:
             size_bytes=copy.units * UNIT_BYTES,
             last_used_ms=copy.last_used_ms,
             in_flight=self._dataplane.local_in_flight(model_id),
+            requests_per_minute=self._rates.lately(model_id, time.monotonic()),
         )
 
     async def _tell_models(self, request: peer_pb2.LocalModelsRequest) -> peer_pb2.LocalModelsReply:

@@ -72,6 +72,12 @@ class Rates:
                 if not self._sum[model_id]:
                     del self._sum[model_id]
 
+    def lately(self, model_id: str, now_s: float) -> int:
+        """Requests per minute for a model in the last 5 to 10 seconds."""
+        slot = int(now_s // SLOT_S)
+        requests = sum(last.requests[model_id] for last in self._slots if last.number >= slot - 1)
+        return int(requests * 60 / (now_s - (slot - 1) * SLOT_S))
+
     def of(self, model_id: str) -> int:
         """Requests for a model in the last minute."""
         return self._sum[model_id]

@@ -173,6 +173,7 @@ class CopyStatusReply(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     LAST_USED_MS_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     state: Global___CopyState.ValueType
     since_ms: _builtins.int
     """Epoch milliseconds of the start of the load."""
@@ -180,6 +181,8 @@ class CopyStatusReply(_message.Message):
     size_bytes: _builtins.int
     last_used_ms: _builtins.int
     in_flight: _builtins.int
+    requests_per_minute: _builtins.int
+    """As of the last seconds."""
     def __init__(
         self,
         *,
@@ -189,10 +192,11 @@ class CopyStatusReply(_message.Message):
         size_bytes: _builtins.int = ...,
         last_used_ms: _builtins.int = ...,
         in_flight: _builtins.int = ...,
+        requests_per_minute: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_flight", b"in_flight", "last_used_ms", b"last_used_ms", "message", b"message", "since_ms", b"since_ms", "size_bytes", b"size_bytes", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_flight", b"in_flight", "last_used_ms", b"last_used_ms", "message", b"message", "requests_per_minute", b"requests_per_minute", "since_ms", b"since_ms", "size_bytes", b"size_bytes", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -76,7 +76,7 @@ class CopyControl:
         if loader is None:
             return
         self._scaling = Scaling(
-            registry, facts, demands, self._growing, figures, loader.max_concurrency, now_ms
+            registry, facts, demands, self._growing, figures, peers, loader.max_concurrency, now_ms
         )
         loader.watch_usage(self._scaling.note)
         chronicle.watch_loads(self._scaling.load_ended)
@@ -107,6 +107,8 @@ class CopyControl:
 
     async def close(self) -> None:
         """Ends what is under way."""
+        if self._scaling is not None:
+            await self._scaling.close()
         await self._growing.close()
 
     def _missing(self) -> float | None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mesh.placement.copies.demand import Overload
+from mesh.placement.copies.demand import Cause, Overload
 from mesh.placement.copies.figures import ScalingFigures
 from mesh.placement.placements import InstanceFilter
 from mesh.placement.policy import CopyPolicy
@@ -71,16 +71,23 @@ class CopiesNow:
         return min(copies, self.possible, allowed)
 
 
-def for_load(overload: Overload, now: CopiesNow) -> Growth | None:
+def for_load(overload: Overload, now: CopiesNow, elsewhere_rpm: int = 0) -> Growth | None:
     """Decides for a copy that is asked too much.
 
-    While copies are on their way nothing is decided: what is asked of each will be less with them.
+    While copies are on their way nothing is decided: what is asked of each will be less with them. Nor are copies added
+    where those that are there could take all: requests that come to one instance may go to the copy there for the
+    simple reason that it answers them quickly.
+
+    Args:
+        elsewhere_rpm: requests per minute of the other copies together.
 
     Returns: None where nothing is to be or can be done.
     """
     if now.loading or now.loaded == 0:
         return None
     further = overload.further_copies
+    if overload.cause is Cause.RATE:
+        further = (overload.amount + elsewhere_rpm) // overload.threshold + 1 - now.loaded
     if further > _FEW:
         further = max(_FEW, min(further, now.possible // 3))
     copies = now.at_most(now.loaded + further)
