@@ -46,6 +46,25 @@ async def test_a_load_that_would_evict_what_is_in_use_is_refused_for_now(
     await eventually(is_answered)
 
 
+async def test_a_registered_model_takes_the_place_of_one_in_use_only_where_somebody_waits_for_it(
+    mesh: Mesh,
+) -> None:
+    client = await mesh.add(ScriptedRuntime(mesh.socket(), capacity=25 * MIB, size=20 * MIB))
+    await client.register("used")
+    await client.infer("used")
+    await client.register("unasked", load=True)
+
+    async def is_refused() -> bool:
+        refusals = [one.summary for one in await client.explain("unasked") if one.kind == "refusal"]
+        return any("used more recently than this model" in refusal for refusal in refusals)
+
+    await eventually(is_refused)
+    assert mesh.runtimes[0].loaded == {"used"}
+    await client.register("awaited", load=True, sync=True)
+    assert mesh.runtimes[0].loads["awaited"] == 1
+    await eventually(lambda: mesh.runtimes[0].loaded == {"awaited"})
+
+
 async def test_a_pinned_model_is_not_evicted_and_what_is_worth_least_is(mesh: Mesh) -> None:
     by_cost = EvictionSettings(min_churn_age_ms=0, ranking=EvictionRanking.COST_AWARE)
     runtime = ScriptedRuntime(mesh.socket(), capacity=35 * MIB, size=10 * MIB)
