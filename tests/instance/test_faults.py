@@ -7,6 +7,8 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+from mesh.instance import Instance
+from mesh.registry import MoveToFailures
 from tests.instance.meshes import Client, Mesh, eventually
 from tests.instance.scripted_runtime import MIB, ScriptedRuntime
 
@@ -49,6 +51,33 @@ async def test_a_load_that_fails_everywhere_tells_why(mesh: Mesh) -> None:
     before = mesh.loads("m")
     await _failure(clients[1].infer("m"))
     assert mesh.loads("m") == before, "a failure is remembered"
+
+
+async def test_a_registry_that_is_slow_to_take_a_failure_hides_none(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients = [await mesh.add() for _ in range(3)]
+    await mesh.settle()
+
+    def write_failures_late(instance: Instance) -> None:
+        models = instance.registry.models
+        update = models.update
+
+        async def update_late(model_id: str, change: Any, **options: Any) -> Any:
+            if any(isinstance(one, MoveToFailures) for one in getattr(change, "keywords", {}).get("changes", ())):
+                await asyncio.sleep(3)
+            return await update(model_id, change, **options)
+
+        monkeypatch.setattr(models, "update", update_late)
+
+    for instance, runtime in zip(mesh.instances, mesh.runtimes, strict=True):
+        write_failures_late(instance)
+        runtime.refuse["m"] = (grpc.StatusCode.INVALID_ARGUMENT, "not a model")
+    await clients[0].register("m")
+    error = await _failure(clients[0].infer("m"))
+    assert (error.code(), _reason(error)) == (grpc.StatusCode.INTERNAL, "LOAD_FAILED"), error.details()
+    assert "not a model" in str(error.details())
+    assert mesh.loads("m") == 3, "each instance was tried, though the records listed the others' loads"
 
 
 async def test_a_load_that_hangs_ends_in_time_and_is_cleaned_up(mesh: Mesh) -> None:

@@ -276,8 +276,12 @@ class Placer:
         last: MeshError | None = None
         for round_number in range(MAX_ROUNDS):
             record = await self.record(model_id, fresh=round_number > 0)
-            if failed_too_often(record.failures.values(), self._now_ms(), self._caps):
-                raise error_of_record(model_id, record)
+            now_ms = self._now_ms()
+            failures = attempt.failures(record.failures, now_ms)
+            if failed_too_often(failures.values(), now_ms, self._caps) and (
+                error := error_of_record(model_id, record) if record.failures else last
+            ):
+                raise error
             instance_id = self._existing(record, attempt)
             why = "a copy was expected here"
             if instance_id is None:
@@ -300,7 +304,7 @@ class Placer:
                     case After.DONE:
                         return Found(peer)
                     case After.LOOK_AGAIN:
-                        last = None
+                        pass
                     case After.ELSEWHERE:
                         last = error_of(model_id, outcome)
                     case After.GIVE_UP:

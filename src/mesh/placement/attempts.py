@@ -155,7 +155,14 @@ class Attempt:
         if answer.reason == Refusal.NOT_REGISTERED and answer.retry_elsewhere:
             return After.LOOK_AGAIN
         self.excluded[instance_id] = Exclusion.FAILED if answer.failed else Exclusion.TRIED
+        # Its word is newer than the record, which may list it for a while yet and would stand in others' way.
+        self.beside.add(instance_id)
         return After.ELSEWHERE if answer.retry_elsewhere else After.GIVE_UP
+
+    def failures(self, recorded: Mapping[str, int], now_ms: int) -> dict[str, int]:
+        """Where the model failed to load, and when, epoch milliseconds: what its record lists, and what was learned."""
+        failed = [name for name, reason in self.excluded.items() if reason is Exclusion.FAILED]
+        return dict.fromkeys(failed, now_ms) | dict(recorded)
 
     def unreachable(self, instance_id: str) -> None:
         """Takes in that an instance did not answer: what it is listed with is no obstacle either."""

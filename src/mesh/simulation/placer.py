@@ -143,8 +143,9 @@ class Placer:
                         return NotPlaced("registry_unavailable", str(error))
             if record is None:
                 return NotPlaced("model_not_found", f"model {model_id} is not registered")
-            if failed_too_often(record.failures.values(), instance.now_ms, self._caps):
-                return NotPlaced("load_failed", "the model failed to load too often")
+            failures = attempt.failures(record.failures, instance.now_ms)
+            if failed_too_often(failures.values(), instance.now_ms, self._caps):
+                return last or NotPlaced("load_failed", "the model failed to load too often")
             name = attempt.existing(
                 record.copies,
                 instance.instance_id,
@@ -178,7 +179,7 @@ class Placer:
                     case After.DONE:
                         return Found(name)
                     case After.LOOK_AGAIN:
-                        last = None
+                        pass
                     case After.ELSEWHERE:
                         last = NotPlaced(outcome.reason, outcome.message)
                     case After.GIVE_UP:
