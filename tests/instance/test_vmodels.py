@@ -428,6 +428,23 @@ async def _answers(client: Client, model_id: bytes) -> bool:
     return model_id in await _shared(client, 10)
 
 
+async def test_every_instance_hears_at_once_that_a_canary_is_loaded(mesh: Mesh) -> None:
+    # Loads may take so long here that a copy elsewhere would be taken to be on its way for half a minute.
+    for _ in range(3):
+        await mesh.add(ScriptedRuntime(mesh.socket(), loading_timeout_ms=90_000))
+    await mesh.settle()
+    client = mesh.clients[0]
+    await client.set_vmodel("v", "old", info=INFO, loadNow=True, sync=True)
+    await client.register("new")
+    await client.register("next")
+    await client.ensure_loaded("next")
+    # One is loaded once it is on trial, the other one was before.
+    for model_id in ("new", "next"):
+        await _set_canary(client, 0.5, model_id)
+        for one in mesh.clients:
+            await eventually(lambda one=one, name=model_id.encode(): _answers(one, name), 8)
+
+
 async def test_a_canary_that_is_not_loaded_costs_no_request_anything(mesh: Mesh) -> None:
     client = await mesh.add(vmodels=VModelSettings(review_interval_ms=100))
     runtime = mesh.runtimes[0]

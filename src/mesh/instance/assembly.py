@@ -247,6 +247,7 @@ def assemble(
         dataplane,
         routes,
         peers,
+        registration,
         placer,
         catalog,
         ring,

@@ -7,6 +7,7 @@ from mesh.dataplane import DataPlane
 from mesh.instance.catalog import Catalog
 from mesh.instance.peers import Peers
 from mesh.instance.placer import Placer
+from mesh.instance.registration import Registration
 from mesh.instance.routes import Routes
 from mesh.instance.settings import Settings
 from mesh.instance.vmodels.aliases import Aliases
@@ -82,6 +83,7 @@ def assemble_vmodels(
     dataplane: DataPlane,
     routes: Routes,
     peers: Peers,
+    registration: Registration,
     placer: Placer,
     catalog: Catalog,
     ring: DecisionRing,
@@ -103,7 +105,7 @@ def assemble_vmodels(
         requests=VModelRequests(records, routes),
         comparisons=comparisons,
         settings=settings,
-        aliases=Aliases(registry, dataplane, routes, peers),
+        aliases=Aliases(settings.instance_id, registry, dataplane, routes, peers, registration),
         transitions=Transitions(
             registry,
             records,
