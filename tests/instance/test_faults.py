@@ -64,7 +64,9 @@ async def test_a_registry_that_is_slow_to_take_a_failure_hides_none(
         update = models.update
 
         async def update_late(model_id: str, change: Any, **options: Any) -> Any:
-            if any(isinstance(one, MoveToFailures) for one in getattr(change, "keywords", {}).get("changes", ())):
+            if any(
+                isinstance(one, MoveToFailures) for one in getattr(change, "keywords", {}).get("changes", ())
+            ):
                 await asyncio.sleep(3)
             return await update(model_id, change, **options)
 

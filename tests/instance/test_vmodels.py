@@ -439,10 +439,10 @@ async def test_every_instance_hears_at_once_that_a_canary_is_loaded(mesh: Mesh) 
     await client.register("next")
     await client.ensure_loaded("next")
     # One is loaded once it is on trial, the other one was before.
-    for model_id in ("new", "next"):
-        await _set_canary(client, 0.5, model_id)
+    for name in (b"new", b"next"):
+        await _set_canary(client, 0.5, name.decode())
         for one in mesh.clients:
-            await eventually(lambda one=one, name=model_id.encode(): _answers(one, name), 8)
+            await eventually(lambda one=one, name=name: _answers(one, name), 8)
 
 
 async def test_a_canary_that_is_not_loaded_costs_no_request_anything(mesh: Mesh) -> None:
