@@ -18,7 +18,7 @@ _GAP_MS = 1_000
 _CATCHING_UP_MS = 2_000
 #: Requests arrive at random: so many standard deviations above the threshold are no accident. The less a copy is
 #: asked too much, the longer it takes to be sure; after a whole interval the plain rate decides.
-_DEVIATIONS = 3
+_DEVIATIONS = 4
 #: Intervals between two sweeps for models that have not been used for long.
 _SWEEP_INTERVALS = 30
 
