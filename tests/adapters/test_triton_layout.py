@@ -7,8 +7,9 @@ import grpc
 import pytest
 
 from mesh.runtimes import RuntimeFailure
+from mesh.runtimes.adapters.layout import plain_directory
 from mesh.runtimes.adapters.request import ModelRequest
-from mesh.runtimes.adapters.triton_layout import plan_triton, triton_directory
+from mesh.runtimes.adapters.triton_layout import plan_triton
 
 SCHEMA = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1]}]}
 
@@ -119,7 +120,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model_id", ["", ".", "..", "a/b", "../x", "a\0", "x" * 256])
 def test_an_id_that_is_no_directory_is_refused(model_id: str) -> None:
     with pytest.raises(RuntimeFailure) as raised:
-        triton_directory(model_id)
+        plain_directory(model_id, "Triton")
     assert raised.value.code is grpc.StatusCode.INVALID_ARGUMENT
 
 

@@ -69,6 +69,25 @@ def entries(directory: Path) -> dict[str, Path]:
     return {entry.name: entry for entry in sorted(directory.iterdir()) if entry.name != "_schema.json"}
 
 
+def plain_directory(model_id: str, server: str) -> str:
+    """Names the directory of a model where a server takes that for the model's name.
+
+    Args:
+        model_id: becomes the name as it is.
+        server: for the message.
+
+    Raises:
+        RuntimeFailure: INVALID_ARGUMENT, the id can be no name of a directory.
+    """
+    if model_id in {"", ".", ".."} or "/" in model_id or "\0" in model_id or len(model_id.encode()) > 255:
+        raise RuntimeFailure(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            f"{server} cannot serve model '{model_id}': its name must be that of a directory, without '/' and at "
+            "most 255 bytes long; register the model under another id",
+        )
+    return model_id
+
+
 #: Of a model whose directory tells none.
 NO_VERSION = "1"
 

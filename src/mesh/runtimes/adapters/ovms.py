@@ -10,9 +10,9 @@ from pathlib import Path
 import grpc
 from grpc import aio
 
-from mesh.runtimes.adapters.layout import clear_directory, remove_directory
+from mesh.runtimes.adapters.layout import clear_directory, plain_directory, remove_directory
 from mesh.runtimes.adapters.ovms_batches import Batches, Ended, Outcome
-from mesh.runtimes.adapters.ovms_layout import model_list, ovms_directory, plan_ovms
+from mesh.runtimes.adapters.ovms_layout import model_list, plan_ovms
 from mesh.runtimes.adapters.ovms_server import OvmsServer
 from mesh.runtimes.adapters.ovms_settings import OvmsSettings
 from mesh.runtimes.adapters.repository import layout_failure, to_the_end
@@ -31,6 +31,7 @@ from mesh.runtimes.interface import (
 
 _log = logging.getLogger(__name__)
 
+_NAME = "OpenVINO Model Server"
 _REPOSITORY = "_ovms_models"
 _SERVICE = "inference.GRPCInferenceService"
 _METHODS = {
@@ -87,7 +88,7 @@ class OvmsRuntime(ModelRuntime):
                 cannot load it; ABORTED, something else was asked for the model meanwhile; or the server does not
                 answer.
         """
-        name = ovms_directory(model.model_id)
+        name = plain_directory(model.model_id, _NAME)
         directory = self._repository / name
         try:
             request = read_request(model)
@@ -106,7 +107,7 @@ class OvmsRuntime(ModelRuntime):
             RuntimeFailure: the server does not answer; the model's directory stays.
         """
         try:
-            name = ovms_directory(model_id)
+            name = plain_directory(model_id, _NAME)
         except RuntimeFailure:
             return  # its load was refused for the same reason
         ticket = next(self._tickets)

@@ -4,26 +4,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import grpc
-
 from mesh.runtimes.adapters.layout import NO_VERSION, Layout, entries, newest_version, require_path
 from mesh.runtimes.adapters.request import ModelRequest
-from mesh.runtimes.interface import RuntimeFailure
-
-
-def ovms_directory(model_id: str) -> str:
-    """Names the directory of a model.
-
-    Raises:
-        RuntimeFailure: INVALID_ARGUMENT, the id can be no name of a directory.
-    """
-    if model_id in {"", ".", ".."} or "/" in model_id or "\0" in model_id or len(model_id.encode()) > 255:
-        raise RuntimeFailure(
-            grpc.StatusCode.INVALID_ARGUMENT,
-            f"OpenVINO Model Server cannot serve model '{model_id}': its name must be that of a directory, without "
-            "'/' and at most 255 bytes long; register the model under another id",
-        )
-    return model_id
 
 
 def plan_ovms(request: ModelRequest) -> Layout:

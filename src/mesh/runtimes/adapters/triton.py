@@ -4,10 +4,10 @@ from pathlib import Path
 
 import grpc
 
-from mesh.runtimes.adapters.layout import Layout
+from mesh.runtimes.adapters.layout import Layout, plain_directory
 from mesh.runtimes.adapters.repository import RepositoryRuntime, ServerKind
 from mesh.runtimes.adapters.request import ModelRequest
-from mesh.runtimes.adapters.triton_layout import plan_triton, triton_directory
+from mesh.runtimes.adapters.triton_layout import plan_triton
 
 
 class TritonRuntime(RepositoryRuntime):
@@ -17,7 +17,7 @@ class TritonRuntime(RepositoryRuntime):
 
     def directory_name(self, model_id: str) -> str:
         """Is the id itself, as Triton takes it for the model's name."""
-        return triton_directory(model_id)
+        return plain_directory(model_id, self.kind.name)
 
     def plan(self, request: ModelRequest, directory: Path) -> Layout:
         """Looks at the model's files."""

@@ -38,21 +38,6 @@ _FORMATS = {
 }
 
 
-def triton_directory(model_id: str) -> str:
-    """Names the directory of a model, which Triton takes for the model's name.
-
-    Raises:
-        RuntimeFailure: INVALID_ARGUMENT, the id can be no name of a directory.
-    """
-    if model_id in {"", ".", ".."} or "/" in model_id or "\0" in model_id or len(model_id.encode()) > 255:
-        raise RuntimeFailure(
-            grpc.StatusCode.INVALID_ARGUMENT,
-            f"Triton cannot serve model '{model_id}': its name must be that of a directory, without '/' and at "
-            "most 255 bytes long; register the model under another id",
-        )
-    return model_id
-
-
 def plan_triton(request: ModelRequest) -> Layout:
     """Plans a model's directory; looks at the model's files and changes nothing.
 
