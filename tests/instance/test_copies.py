@@ -202,6 +202,21 @@ async def test_minimum_copies_are_there_from_the_start_and_come_back(mesh: Mesh)
     await eventually(lambda: "copies_missing 0.0" in exposition(leader))
 
 
+async def test_a_copy_on_an_instance_that_is_leaving_is_replaced_beside_it(mesh: Mesh) -> None:
+    clients = await started(mesh, 2)
+    await clients[0].register("m", key='{"policy": {"pinned": true}}', load=True, sync=True)
+    await eventually(lambda: copies(mesh, "m") == 1)
+    leaving = next(
+        instance
+        for instance, runtime in zip(mesh.instances, mesh.runtimes, strict=True)
+        if "m" in runtime.loaded
+    )
+    # It takes its time to hand over what it has.
+    leaving.parts.self_view.leaving = True
+    await leaving.parts.publisher.publish()
+    await eventually(lambda: copies(mesh, "m") == 2)
+
+
 async def test_minimum_copies_wait_for_instances(mesh: Mesh) -> None:
     clients = await started(mesh, 1)
     await clients[0].register("m")
@@ -249,6 +264,35 @@ async def test_an_idle_model_is_unloaded_after_its_time_and_loads_again(mesh: Me
     await eventually(lambda: copies(mesh, "short") == 0)
     assert (copies(mesh, "kept"), copies(mesh, "long")) == (1, 1)
     assert await clients[1].infer("short") == b"short:x"
+
+
+async def test_an_idle_model_that_is_used_before_its_turn_stays(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await mesh.add(copies=replace(QUICK, look_interval_ms=60_000))
+    models = mesh.instances[0].registry.models
+    update, turn = models.update, asyncio.Event()
+
+    async def update_late(model_id: str, change: Any, **options: Any) -> Any:
+        if not turn.is_set():
+            turn.set()
+            await asyncio.sleep(1)
+        return await update(model_id, change, **options)
+
+    for name in ("first", "second"):
+        await client.register(name, key='{"policy": {"idleTtlMs": 200}}', load=True, sync=True)
+        await asyncio.sleep(0.3)
+    monkeypatch.setattr(models, "update", update_late)
+    # Both have been idle for too long when it is looked; then somebody asks the one that is the next to go.
+    (take_away,) = (
+        look for name, _, look in mesh.instances[0].parts.copies.loops if name == "taking copies away"
+    )
+    looking = asyncio.ensure_future(take_away())
+    await turn.wait()
+    assert await client.infer("second") == b"second:x"
+    await looking
+    await eventually(lambda: mesh.runtimes[0].unloads["first"] == 1)
+    assert mesh.runtimes[0].loaded == {"second"}
 
 
 async def test_a_second_copy_that_nobody_uses_goes(mesh: Mesh) -> None:

@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from mesh.instance.reconciliation import Reconciliation
+from mesh.instance.registration import Company
 from mesh.instance.settings import UpkeepSettings
 from mesh.registry import ModelRecord
 from mesh.runtimes import ModelInfo
@@ -123,6 +124,27 @@ async def test_an_evicted_model_is_loaded_where_there_is_room(mesh: Mesh) -> Non
     await eventually(lambda: "a" in mesh.runtimes[1].loaded)
     await eventually(lambda: list(_record(mesh, "a").copies) == [mesh.instances[1].settings.instance_id])
     assert any("loaded elsewhere" in decision.summary for decision in await client.explain("a"))
+
+
+async def test_an_evicted_model_that_has_a_copy_elsewhere_is_left_at_that(mesh: Mesh) -> None:
+    runtime = ScriptedRuntime(mesh.socket(), capacity=30 * MIB, size=20 * MIB, loading_timeout_ms=200)
+    client = await mesh.add(runtime)
+    await mesh.add(ScriptedRuntime(mesh.socket(), capacity=100 * MIB))
+    await mesh.settle()
+    for name in "ab":
+        await client.register(name)
+    for instance in mesh.instances:
+        loader = instance.parts.loader
+        assert loader is not None
+        beside = Company(frozenset(other.settings.instance_id for other in mesh.instances))
+        await loader.load(ModelInfo("a", "test", "", ""), last_used_ms=1, urgent=True, company=beside)
+    await asyncio.sleep(0.5)
+    loader = mesh.instances[0].parts.loader
+    assert loader is not None
+    await loader.load(ModelInfo("b", "test", "", ""), last_used_ms=_now_ms(), urgent=True)
+    await eventually(lambda: list(_record(mesh, "a").copies) == [mesh.instances[1].settings.instance_id])
+    await asyncio.sleep(0.1)
+    assert not any(decision.kind == "move" for decision in await client.explain("a"))
 
 
 async def test_a_failure_goes_with_its_model_also_where_another_comes_at_once(mesh: Mesh) -> None:

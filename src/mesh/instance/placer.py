@@ -194,9 +194,10 @@ class Placer:
             MeshError: it got none, and why the last attempt failed.
         """
         record = await self.record(model_id)
-        missing = copies - sum(self._routes.stays(instance_id) for instance_id in record.copies)
+        going = {instance_id for instance_id in record.copies if not self._routes.stays(instance_id)}
+        missing = copies - len(record.copies.keys() - going)
         # Shared, so that an instance which one of them tries is no place for another.
-        excluded: dict[str, Exclusion] = {}
+        excluded = dict.fromkeys(going, Exclusion.EXCLUDED)
         outcomes = await asyncio.gather(
             *(
                 self._place(
@@ -204,6 +205,7 @@ class Placer:
                         model_id,
                         last_used_ms,
                         excluded=excluded,
+                        beside=set(going),
                         copies=copies,
                         conditions=conditions,
                         why=why,

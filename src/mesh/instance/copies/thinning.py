@@ -13,17 +13,20 @@ from mesh.placement.copies import (
     Move,
     MoveKind,
     ScalingFigures,
+    SurplusKind,
     find_surplus,
     has_too_much,
     plan_moves,
 )
-from mesh.registry import Registry
+from mesh.registry import Registry, SessionState
 
 #: What one look has found is carried out for so long, milliseconds: with the registry away every change takes seconds,
 #: and what is left is better judged anew.
 LOOK_HOLDS_MS = 5_000
 #: Rates are those of the last minute: what moving for load has done is not seen before, milliseconds.
 LOAD_SEEN_MS = 70_000
+#: Surplus that is none any more once the copy is used.
+_UNUSED = frozenset({SurplusKind.IDLE, SurplusKind.SPARE})
 
 
 class Thinning:
@@ -56,23 +59,29 @@ class Thinning:
     async def take_away(self) -> None:
         """Takes away what is too much."""
         here, now_ms = self._facts.own_view(), self._now_ms()
-        if here is None:
+        if here is None or not self._is_connected:
             return
         places, figures = self._facts.places(), self._figures()
         copies = self._facts.here(now_ms, lone=figures.idle_ttl_ms > 0)
-        others = {copy.model_id: list(copy.others) for copy in copies}
+        by_id = {copy.model_id: copy for copy in copies}
         for surplus in find_surplus(copies, here, places, now_ms, figures):
             if self._now_ms() > now_ms + LOOK_HOLDS_MS:
                 return
+            copy = by_id[surplus.model_id]
+            # While others before it were taken away, it may have come into use again.
             if await self._leaving.leave(
-                surplus.model_id, others[surplus.model_id], keep=surplus.keep, pause_ms=surplus.pause_ms
+                surplus.model_id,
+                list(copy.others),
+                keep=surplus.keep,
+                pause_ms=surplus.pause_ms,
+                unused_since_ms=copy.last_used_ms if surplus.kind in _UNUSED else None,
             ):
                 self._reports.taken_away(surplus)
 
     async def rebalance(self) -> None:
         """Moves a few copies to instances with more room, or less to do."""
         here, now_ms = self._facts.own_view(), self._now_ms()
-        if here is None:
+        if here is None or not self._is_connected:
             return
         places = self._facts.places()
         if not has_too_much(here, places):
@@ -84,6 +93,11 @@ class Thinning:
                     return
                 self._load_seen_ms = self._now_ms() + LOAD_SEEN_MS
             await self._move(move, copies[move.model_id])
+
+    @property
+    def _is_connected(self) -> bool:
+        """Whether records can be changed: without that nothing goes, and what is known of others grows old."""
+        return self._registry.session.state is SessionState.LIVE
 
     async def _move(self, move: Move, copy: CopyHere) -> None:
         before = len(copy.others) + 1

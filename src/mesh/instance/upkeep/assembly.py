@@ -64,7 +64,9 @@ def make_upkeep(
         janitor = Janitor(own_id, registry, registration, loader, is_leaving, now_ms, figures)
         if settings.upkeep.reload_evicted:
             second_homes = SecondHomes(
+                own_id,
                 registry,
+                routes,
                 candidates,
                 placer,
                 ring,

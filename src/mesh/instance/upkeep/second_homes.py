@@ -7,6 +7,7 @@ from collections.abc import Callable
 from mesh.instance.candidates import Candidates
 from mesh.instance.errors import MeshError
 from mesh.instance.placer import Placer
+from mesh.instance.routes import Routes
 from mesh.placement import Decision, DecisionKind, DecisionRing, ReportEvicted
 from mesh.placement.upkeep import deserves_second_home
 from mesh.registry import Registry
@@ -30,7 +31,9 @@ class SecondHomes:
 
     def __init__(
         self,
+        instance_id: str,
         registry: Registry,
+        routes: Routes,
         candidates: Candidates,
         placer: Placer,
         ring: DecisionRing,
@@ -39,7 +42,9 @@ class SecondHomes:
         is_leaving: Callable[[], bool],
         now_ms: Callable[[], int],
     ) -> None:
+        self._instance_id = instance_id
         self._registry = registry
+        self._routes = routes
         self._candidates = candidates
         self._placer = placer
         self._ring = ring
@@ -53,6 +58,9 @@ class SecondHomes:
         """A copy was evicted here."""
         record = self._registry.models.get(report.model_id)
         if record is None or self._is_leaving() or len(self._moving) >= AT_MOST:
+            return
+        if any(map(self._routes.stays, record.copies.keys() - {self._instance_id})):
+            # It has another home.
             return
         self._candidates.refresh()
         stats = self._candidates.ranked.stats(record.type)
