@@ -162,6 +162,10 @@ async def test_a_model_that_the_server_lost_is_loaded_again(mesh: Mesh) -> None:
     [
         (grpc.StatusCode.UNAVAILABLE, "Request for unknown model: 'm' is not found"),
         (grpc.StatusCode.INVALID_ARGUMENT, "Model m not found"),
+        (
+            grpc.StatusCode.INTERNAL,
+            "Model not found: m\norg.pytorch.serve.archive.model.ModelNotFoundException",
+        ),
     ],
 )
 async def test_other_words_for_a_lost_model_are_understood(

@@ -101,6 +101,10 @@ def make_runtime(settings: Settings, opener: OpenChannel) -> ModelRuntime | None
             from mesh.runtimes.adapters import OvmsRuntime, OvmsSettings
 
             runtime = OvmsRuntime(OvmsSettings.from_environment(), opener)
+        case "torchserve":
+            from mesh.runtimes.adapters import TorchServeRuntime, TorchServeSettings
+
+            runtime = TorchServeRuntime(TorchServeSettings.from_environment(), opener)
         case _:
             runtime = SpiRuntime(RuntimeEndpoints.from_environment(os.environ), opener=opener)
     return _with_puller(runtime, settings) if settings.pull_models else runtime

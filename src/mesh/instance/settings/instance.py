@@ -197,8 +197,8 @@ class Settings:
     adapter: str = setting(
         "MESH_ADAPTER",
         text,
-        "model server beside this instance: spi (speaks mmesh.ModelRuntime), mlserver, triton, ovms, or none "
-        "(a pure router)",
+        "model server beside this instance: spi (speaks mmesh.ModelRuntime), mlserver, triton, ovms, torchserve, "
+        "or none (a pure router)",
         default="spi",
     )
     run_dir: str = setting(
@@ -259,8 +259,10 @@ class Settings:
             raise SettingError(
                 "MM_TYPE_CONSTRAINTS and MM_TYPE_CONSTRAINTS_PATH are both set: unset one of them"
             )
-        if self.adapter not in {"spi", "mlserver", "triton", "ovms", "none"}:
-            raise SettingError(f"MESH_ADAPTER={self.adapter!r}: must be spi, mlserver, triton, ovms or none")
+        if self.adapter not in {"spi", "mlserver", "triton", "ovms", "torchserve", "none"}:
+            raise SettingError(
+                f"MESH_ADAPTER={self.adapter!r}: must be spi, mlserver, triton, ovms, torchserve or none"
+            )
 
     def max_queued(self, max_concurrency: int) -> int:
         """Requests that may wait where ``max_concurrency`` are taken at once; -1 for any number."""

@@ -97,8 +97,8 @@ class OvmsRuntime(ModelRuntime):
             raise layout_failure(error) from error
         ticket = next(self._tickets)
         await self._change(name, ticket, lambda: self._batches.load(name, directory, ticket))
-        size = disk_size_bytes(model.key)
-        return LoadedModel(self._size_bytes(size), self._common.concurrency_limit)
+        size = self._common.size_bytes(disk_size_bytes(model.key))
+        return LoadedModel(size, self._common.concurrency_limit)
 
     async def unload(self, model_id: str) -> None:
         """Returns once the server has let go of it.
@@ -117,7 +117,7 @@ class OvmsRuntime(ModelRuntime):
     async def predict_size(self, model: ModelInfo) -> int | None:
         """Estimates from the size of the files where the key tells it."""
         size = disk_size_bytes(model.key)
-        return None if size is None else self._size_bytes(size)
+        return None if size is None else self._common.size_bytes(size)
 
     async def watch(self) -> AsyncIterator[RuntimeEvent]:
         """Notices that the server is gone, and empties it once it is back."""
@@ -217,16 +217,7 @@ class OvmsRuntime(ModelRuntime):
             ) from None
         await self._on_disk("clear the model repository", clear_directory, self._repository)
         _log.info("OpenVINO Model Server is ready")
-        common = self._common
-        return RuntimeParameters(
-            capacity_bytes=common.capacity_bytes,
-            max_loading_concurrency=common.max_loading_concurrency,
-            loading_timeout_ms=common.loading_timeout_ms,
-            default_model_size_bytes=common.default_model_size_bytes,
-            version=common.runtime_version,
-            methods=_METHODS,
-            limit_model_concurrency=common.concurrency_limit > 0,
-        )
+        return self._common.parameters(self._common.runtime_version, _METHODS)
 
     def _resolve(self, ended: list[Ended]) -> None:
         for one in ended:
@@ -244,11 +235,6 @@ class OvmsRuntime(ModelRuntime):
         draft.write_bytes(model_list(models))
         # In one step: the server may read at any time.
         os.replace(draft, file)  # noqa: PTH105 - Path.replace says nothing more
-
-    def _size_bytes(self, on_disk: int | None) -> int:
-        if on_disk is None:
-            return self._common.default_model_size_bytes
-        return max(1, int(on_disk * self._common.size_multiplier))
 
     async def _on_disk(self, doing: str, work: Callable[..., None], *arguments: object) -> None:
         try:

@@ -116,7 +116,8 @@ class RepositoryRuntime(ModelRuntime):
             if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
                 await self._on_disk("remove a model's directory", remove_directory, directory)
             raise self._failure("Failed to load Model due to {} runtime error", error) from error
-        return LoadedModel(self._size_bytes(model.key), self._settings.concurrency_limit)
+        size = self._settings.size_bytes(disk_size_bytes(model.key))
+        return LoadedModel(size, self._settings.concurrency_limit)
 
     async def unload(self, model_id: str) -> None:
         """Gives up after the loading timeout.
@@ -142,7 +143,8 @@ class RepositoryRuntime(ModelRuntime):
 
     async def predict_size(self, model: ModelInfo) -> int | None:
         """Estimates from the size of the files where the key tells it."""
-        return None if disk_size_bytes(model.key) is None else self._size_bytes(model.key)
+        size = disk_size_bytes(model.key)
+        return None if size is None else self._settings.size_bytes(size)
 
     async def watch(self) -> AsyncIterator[RuntimeEvent]:
         """Notices that the server is gone, and readies it once it is back, however long that takes."""
@@ -179,16 +181,7 @@ class RepositoryRuntime(ModelRuntime):
             ) from None
         await self._on_disk("clear the model repository", clear_directory, self._repository)
         _log.info("%s %s at %s is ready", self.kind.name, version, self._address)
-        settings = self._settings
-        return RuntimeParameters(
-            capacity_bytes=settings.capacity_bytes,
-            max_loading_concurrency=settings.max_loading_concurrency,
-            loading_timeout_ms=settings.loading_timeout_ms,
-            default_model_size_bytes=settings.default_model_size_bytes,
-            version=version,
-            methods=_METHODS,
-            limit_model_concurrency=settings.concurrency_limit > 0,
-        )
+        return self._settings.parameters(version, _METHODS)
 
     async def _empty_server(self) -> str:
         """Has the server unload all it has; returns its version, raises `RuntimeFailure` where it is not ready."""
@@ -226,12 +219,6 @@ class RepositoryRuntime(ModelRuntime):
             pb.RepositoryIndexRequest(), timeout=self._settings.status_timeout_s
         )
         return answer.models
-
-    def _size_bytes(self, key: str) -> int:
-        on_disk = disk_size_bytes(key)
-        if on_disk is None:
-            return self._settings.default_model_size_bytes
-        return max(1, int(on_disk * self._settings.size_multiplier))
 
     async def _on_disk(self, doing: str, work: Callable[[Path], None], directory: Path) -> None:
         try:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from mesh.runtimes.interface import RuntimeParameters
 from mesh.runtimes.status import UNIT_BYTES, minimum_capacity_bytes
 
 T = TypeVar("T", int, float)
@@ -63,26 +64,49 @@ class AdapterSettings:
         Raises:
             ValueError: one is missing, no number or out of range; names it, its value and the remedy.
         """
-        memory = _number(environment, "CONTAINER_MEM_REQ_BYTES", -1, int, 0, _MAX_INT64)
-        buffer = _number(environment, "MEM_BUFFER_BYTES", 256 << 20, int, 0, _MAX_INT64)
+        memory = number(environment, "CONTAINER_MEM_REQ_BYTES", -1, int, 0, _MAX_INT64)
+        buffer = number(environment, "MEM_BUFFER_BYTES", 256 << 20, int, 0, _MAX_INT64)
         return cls(
             capacity_bytes=memory - buffer,
             root=Path(environment.get("ROOT_MODEL_DIR", "/models")),
-            runtime_port=_number(environment, "RUNTIME_PORT", 8001, int, 1, 65_535),
-            max_loading_concurrency=_number(environment, "LOADING_CONCURRENCY", 1, int, 1, _MAX_INT32),
-            loading_timeout_ms=_number(environment, "LOADTIME_TIMEOUT", 30_000, int, 100, _MAX_INT32),
-            default_model_size_bytes=_number(
+            runtime_port=number(environment, "RUNTIME_PORT", 8001, int, 1, 65_535),
+            max_loading_concurrency=number(environment, "LOADING_CONCURRENCY", 1, int, 1, _MAX_INT32),
+            loading_timeout_ms=number(environment, "LOADTIME_TIMEOUT", 30_000, int, 100, _MAX_INT32),
+            default_model_size_bytes=number(
                 environment, "DEFAULT_MODELSIZE", 1_000_000, int, UNIT_BYTES, _MAX_INT64
             ),
-            size_multiplier=_number(environment, "MODELSIZE_MULTIPLIER", 1.25, float, 0.01, 1000.0),
+            size_multiplier=number(environment, "MODELSIZE_MULTIPLIER", 1.25, float, 0.01, 1000.0),
             runtime_version=environment.get("RUNTIME_VERSION", "v1"),
-            concurrency_limit=_number(environment, "LIMIT_PER_MODEL_CONCURRENCY", 0, int, 0, _MAX_INT32),
+            concurrency_limit=number(environment, "LIMIT_PER_MODEL_CONCURRENCY", 0, int, 0, _MAX_INT32),
+        )
+
+    def size_bytes(self, on_disk_bytes: int | None) -> int:
+        """Estimates a model's memory from the size of its files, where that is known."""
+        if on_disk_bytes is None:
+            return self.default_model_size_bytes
+        return max(1, int(on_disk_bytes * self.size_multiplier))
+
+    def parameters(self, version: str, methods: Mapping[str, tuple[int, ...]]) -> RuntimeParameters:
+        """What the mesh is told of a server of this version whose requests have the model's name at these paths."""
+        return RuntimeParameters(
+            capacity_bytes=self.capacity_bytes,
+            max_loading_concurrency=self.max_loading_concurrency,
+            loading_timeout_ms=self.loading_timeout_ms,
+            default_model_size_bytes=self.default_model_size_bytes,
+            version=version,
+            methods=methods,
+            limit_model_concurrency=self.concurrency_limit > 0,
         )
 
 
-def _number(
+def number(
     environment: Mapping[str, str], name: str, default: T, kind: Callable[[str], T], least: T, most: T
 ) -> T:
+    """Reads a number from ``least`` to ``most``.
+
+    Raises:
+        ValueError: it is none; names the variable, its value and the remedy.
+    """
     raw = environment.get(name)
     if raw is None:
         value = default
