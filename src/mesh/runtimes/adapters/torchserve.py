@@ -38,9 +38,13 @@ _STORE = "_torchserve_models"
 _NAME_PATH = (1,)
 """The model's name is field 1 of the requests below."""
 _METHODS = {
+    "org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions": _NAME_PATH,
+    # The Open Inference Protocol, as TorchServe names it where it is turned on.
+    "org.pytorch.serve.grpc.openinference.GRPCInferenceService/ModelInfer": _NAME_PATH,
+    "org.pytorch.serve.grpc.openinference.GRPCInferenceService/ModelMetadata": _NAME_PATH,
+    # The same under its own name, which KServe ModelMesh lets through: for what may stand before TorchServe.
     "inference.GRPCInferenceService/ModelInfer": _NAME_PATH,
     "inference.GRPCInferenceService/ModelMetadata": _NAME_PATH,
-    "org.pytorch.serve.grpc.inference.InferenceAPIsService/Predictions": _NAME_PATH,
 }
 _HEALTHY = "Healthy"
 _MARGIN = 1.1
