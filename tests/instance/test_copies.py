@@ -12,8 +12,10 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from mesh.instance import CopySettings, Instance, UpkeepSettings
+from mesh.instance.copies.growing import AT_ONCE
 from mesh.protos import admin_pb2
 from mesh.registry import ModelRecord
+from mesh.runtimes import ModelInfo
 from tests.instance.meshes import Client, Mesh, eventually
 from tests.instance.scripted_runtime import MIB, ScriptedRuntime
 
@@ -114,6 +116,32 @@ async def test_copies_that_are_not_asked_are_not_joined_by_more(mesh: Mesh) -> N
         await eventually(lambda: copies(mesh, "m") >= 2, timeout_s=40)
         await asyncio.sleep(3)
     assert copies(mesh, "m") <= 3
+
+
+async def test_load_does_not_wait_until_policies_have_their_copies(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await started(mesh, 2)
+    await eventually(lambda: any(instance.registry.election.leading for instance in mesh.instances))
+    number = next(n for n, instance in enumerate(mesh.instances) if instance.registry.election.leading)
+    leader, client = mesh.instances[number], mesh.clients[number]
+    raise_copies, held = leader.parts.placer.raise_copies, set[str]()
+
+    async def raise_late(model_id: str, copies: int, **options: Any) -> int:
+        if model_id != "hot":
+            held.add(model_id)
+            await asyncio.sleep(60)
+        return await raise_copies(model_id, copies, **options)
+
+    monkeypatch.setattr(leader.parts.placer, "raise_copies", raise_late)
+    await client.register("hot")
+    assert leader.parts.loader is not None
+    await leader.parts.loader.load(ModelInfo("hot", "test", "", ""), last_used_ms=1, urgent=True)
+    for name in range(20):
+        await client.register(f"kept-{name}", key='{"policy": {"minCopies": 1}}')
+    await eventually(lambda: len(held) == AT_ONCE)
+    async with load(client, "hot", rpm=6_000):
+        await eventually(lambda: copies(mesh, "hot") == 2)
 
 
 async def test_many_requests_in_flight_add_a_copy_though_their_rate_is_low(mesh: Mesh) -> None:

@@ -8,12 +8,14 @@ from mesh.instance.copies.reports import CopyReports
 from mesh.instance.errors import MeshError
 from mesh.instance.placer import Placer
 from mesh.placement import InstanceFilter
-from mesh.placement.copies import Growth
+from mesh.placement.copies import Growth, GrowthKind
 
 log = logging.getLogger(__name__)
 
-#: Models that get further copies at a time.
+#: Models that get further copies at a time, and as many more for load, which is not to wait for anything else.
 AT_ONCE = 10
+#: With so many under way or waiting, what can wait is not begun.
+AT_MOST = 1_000
 #: What one copy is asked is looked at anew so long after there are more, milliseconds.
 SETTLE_MS = 2_000
 #: Where no copy could be added, it is tried again after the first, and after each further time twice as long, up to the
@@ -40,10 +42,20 @@ class Growing:
         self._not_before: dict[str, int] = {}
         self._pauses: dict[str, int] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
+        self._slots_for_load = asyncio.Semaphore(AT_ONCE)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether what can wait should."""
+        return len(self._tasks) >= AT_MOST
 
     def may_grow(self, model_id: str) -> bool:
         """Whether nothing is under way for the model, nor was tried a short while ago."""
         return model_id not in self._tasks and self._now_ms() >= self._not_before.get(model_id, 0)
+
+    def is_refused(self, model_id: str) -> bool:
+        """Whether no copy could be added the last time, and instances have not changed since."""
+        return model_id in self._pauses
 
     def grow(self, growth: Growth, *, last_used_ms: int, conditions: Sequence[InstanceFilter] = ()) -> None:
         """Begins to add copies; `may_grow` must have said yes.
@@ -72,8 +84,9 @@ class Growing:
 
     async def _grow(self, growth: Growth, last_used_ms: int, conditions: Sequence[InstanceFilter]) -> None:
         model_id = growth.model_id
+        for_load = growth.kind in {GrowthKind.RATE, GrowthKind.CONCURRENCY}
         try:
-            async with self._slots:
+            async with self._slots_for_load if for_load else self._slots:
                 added = await self._placer.raise_copies(
                     model_id,
                     growth.copies,

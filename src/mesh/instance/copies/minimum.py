@@ -1,5 +1,6 @@
 """Keeps as many copies of each model as its policy asks for; done by the instance that leads."""
 
+import asyncio
 from collections.abc import Callable
 
 from mesh.instance.copies.facts import CopyFacts
@@ -10,6 +11,8 @@ from mesh.registry import InstanceRecord, ModelRecord, Registry
 
 #: All such models are looked at this often, milliseconds, in case a change was missed; those that changed at once.
 FULL_LOOK_MS = 10_000
+#: Models looked at before requests get their turn.
+AT_A_TIME = 100
 
 
 class MinimumCopies:
@@ -53,19 +56,26 @@ class MinimumCopies:
         if now_ms >= self._full_look_ms:
             models |= self._kept
             self._full_look_ms = now_ms + FULL_LOOK_MS
-        for model_id in models:
-            record = self._registry.models.get(model_id)
-            if record is None or model_id not in self._kept:
-                self._note(model_id, 0)
-                continue
-            now = self._facts.now(model_id, record)
-            self._note(model_id, now.policy.kept_copies - now.all)
-            if not self._growing.may_grow(model_id):
+        for number, model_id in enumerate(models, 1):
+            self._look_at(model_id, now_ms)
+            if number % AT_A_TIME == 0:
+                await asyncio.sleep(0)
+
+    def _look_at(self, model_id: str, now_ms: int) -> None:
+        record = self._registry.models.get(model_id)
+        if record is None or model_id not in self._kept:
+            self._note(model_id, 0)
+            return
+        now = self._facts.now(model_id, record)
+        self._note(model_id, now.policy.kept_copies - now.all)
+        if not self._growing.may_grow(model_id):
+            # What was refused has to wait for other instances, or for its time: the next look at all will do.
+            if not self._growing.is_refused(model_id):
                 self._changed.add(model_id)
-                continue
-            growth = for_minimum(model_id, now)
-            if growth is not None:
-                self._growing.grow(growth, last_used_ms=max(now_ms, record.last_used))
+            return
+        growth = for_minimum(model_id, now)
+        if growth is not None and not self._growing.is_full:
+            self._growing.grow(growth, last_used_ms=max(now_ms, record.last_used))
 
     def _note(self, model_id: str, missing: int) -> None:
         self.missing += max(0, missing) - self._short.pop(model_id, 0)
