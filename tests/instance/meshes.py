@@ -11,6 +11,8 @@ import grpc
 
 from mesh.instance import Channels, EvictionSettings, Instance, LifecycleSettings, Settings
 from mesh.protos import admin_pb2, admin_pb2_grpc, model_mesh_pb2, model_mesh_pb2_grpc, vmodels_pb2_grpc
+from mesh.puller import Puller, PullerSettings
+from mesh.pulling import PullingRuntime
 from mesh.registry import MemoryCluster, MemoryStore, Store
 from mesh.runtimes import ModelRuntime, RuntimeEndpoints, SpiRuntime
 from tests.instance.scripted_runtime import ScriptedRuntime
@@ -144,9 +146,14 @@ class Mesh:
         await self._stack.aclose()
 
     async def add(
-        self, runtime: ScriptedRuntime | None = None, *, router: bool = False, **settings: Any
+        self,
+        runtime: ScriptedRuntime | None = None,
+        *,
+        router: bool = False,
+        puller: PullerSettings | None = None,
+        **settings: Any,
     ) -> Client:
-        """Starts one more instance and returns a client of it."""
+        """Starts one more instance and returns a client of it; ``puller`` brings its models' data here."""
         number = next(self._names)
         channels = await self._stack.enter_async_context(Channels())
         driver: ModelRuntime | None = None
@@ -156,6 +163,8 @@ class Mesh:
             self._stack.push_async_callback(runtime.stop)
             self.runtimes.append(runtime)
             driver = SpiRuntime(RuntimeEndpoints(management=(runtime.address,)), opener=channels.open)
+            if puller is not None:
+                driver = PullingRuntime(driver, Puller(puller))
             self._stack.push_async_callback(driver.close)
         store: Store = MemoryStore(self.registry)
         self._stack.push_async_callback(store.close)

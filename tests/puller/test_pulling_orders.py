@@ -110,5 +110,5 @@ async def _walk(folder: Path, steps: list[tuple[str, str, float]], seed: int) ->
     left = [path for path in (folder / "models").rglob("*") if path.name != ".mesh-puller"]
     assert left == []
     assert inner.loaded == set()
-    assert runtime.progress == {}
+    assert runtime.pulls == {}
     await runtime.close()

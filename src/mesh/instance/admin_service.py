@@ -150,6 +150,8 @@ class AdminService:
                     last_used_ms=copy.last_used_ms,
                     in_flight=copy.in_flight,
                     requests_per_minute=copy.requests_per_minute,
+                    pulled_bytes=copy.pulled_bytes,
+                    to_pull_bytes=copy.to_pull_bytes,
                 )
                 for instance_id, copy in sorted(known.items())
                 if copy.state != peer_pb2.COPY_STATE_FAILED

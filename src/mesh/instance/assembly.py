@@ -26,7 +26,7 @@ from mesh.instance.loader import Loader
 from mesh.instance.management import ManagementService
 from mesh.instance.metrics import InstanceCollector, Metrics
 from mesh.instance.model_server import Restarts, cache_limits, connect
-from mesh.instance.peer_service import PeerService
+from mesh.instance.peer_service import PeerService, Pulls
 from mesh.instance.peers import Peers
 from mesh.instance.placer import Placer
 from mesh.instance.publisher import Publisher
@@ -231,7 +231,8 @@ def assemble(
         is_leaving=lambda: self_view.leaving,
         now_ms=steady_ms,
     )
-    peer_service = PeerService(own_id, placer, loader, candidates, dataplane, ring, rates)
+    pulls: Pulls = (lambda: runtime.pulls) if runtime is not None else dict
+    peer_service = PeerService(own_id, placer, loader, candidates, dataplane, ring, rates, pulls)
     catalog = Catalog(
         own_id,
         registry,
@@ -330,6 +331,7 @@ def assemble(
             lambda: health.ready,
             lambda: registry.models.lag,
             vmodels.comparisons.metrics,
+            pulls,
         ),
         dynamic=dynamic,
         request_log=RequestLog(dataplane, settings.request_log, dynamic),

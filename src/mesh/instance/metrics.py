@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from mesh.dataplane import SIZE_BOUNDS_BYTES, TIME_BOUNDS_MS, DataPlane, HistogramSample
 from mesh.instance.http import Environ, HttpEndpoint, WsgiApp
+from mesh.runtimes import PullProgress
 
 PREFIX = "modelmesh_"
 
@@ -255,6 +256,7 @@ class InstanceCollector(Collector):
         ready: whether clients should be sent to this instance.
         registry_lag_s: time since the registry last confirmed what is known of it, seconds.
         shadows: what was found of vmodels' shadows.
+        pulls: models whose data is on its way here.
     """
 
     def __init__(
@@ -266,7 +268,9 @@ class InstanceCollector(Collector):
         ready: Callable[[], bool],
         registry_lag_s: Callable[[], float],
         shadows: Callable[[], Iterator[Metric]],
+        pulls: Callable[[], Mapping[str, PullProgress]],
     ) -> None:
+        self._pulls = pulls
         self._shadows = shadows
         self._ready = ready
         self._registry_lag_s = registry_lag_s
@@ -302,6 +306,7 @@ class InstanceCollector(Collector):
 
     def _instance_values(self) -> Mapping[str, tuple[str, float]]:
         now = self._gauges()
+        pulls = self._pulls().values()
         age_s = 0.0 if now.oldest_used_ms is None else max(0.0, time.time() - now.oldest_used_ms / 1_000)
         # What an empty cache shows is the largest value of a 64-bit clock, as dashboards expect.
         oldest_s = (2**63 - 1) / 1_000 if now.oldest_used_ms is None else now.oldest_used_ms / 1_000
@@ -318,6 +323,11 @@ class InstanceCollector(Collector):
             "instance_memory_deficit_bytes": (
                 "Memory taken by models beyond what the model server has, after sizes were estimated too low",
                 now.deficit_bytes,
+            ),
+            "instance_pulls": ("Models whose data is on its way from storage", len(pulls)),
+            "instance_pull_bytes_left": (
+                "Bytes that these pulls have still to bring, as far as that is known",
+                sum(max(0, pull.total_bytes - pull.done_bytes) for pull in pulls),
             ),
             "registry_lag_seconds": (
                 "Time since the registry last confirmed what this instance knows of it; +Inf before it ever did",

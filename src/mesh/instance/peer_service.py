@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable, Mapping
 
 from mesh.dataplane import DataPlane
 from mesh.instance.calls import Rpc, service
@@ -14,6 +15,7 @@ from mesh.instance.sizing import known_size
 from mesh.instance.usage import Rates
 from mesh.placement import UNIT_BYTES, CopyState, CopyView, Decision, DecisionRing, to_units
 from mesh.protos import peer_pb2
+from mesh.runtimes import PullProgress
 
 STATES: dict[CopyState, peer_pb2.CopyState.ValueType] = {
     CopyState.NEW: peer_pb2.COPY_STATE_QUEUED,
@@ -28,6 +30,10 @@ STATES: dict[CopyState, peer_pb2.CopyState.ValueType] = {
 
 
 SERVICE = "mesh.peer.v1.Peer"
+_NO_PULL = PullProgress(0, 0)
+
+Pulls = Callable[[], Mapping[str, PullProgress]]
+"""Tells how far the pulls of this instance are, by model."""
 
 
 class PeerService:
@@ -42,8 +48,10 @@ class PeerService:
         dataplane: DataPlane,
         ring: DecisionRing,
         rates: Rates,
+        pulls: Pulls,
     ) -> None:
         self._instance_id = instance_id
+        self._pulls = pulls
         self._placer = placer
         self._loader = loader
         self._candidates = candidates
@@ -137,9 +145,12 @@ class PeerService:
             copies = [] if copy is None else [copy]
         else:
             copies = self._loader.cache.copies()
-        return peer_pb2.LocalModelsReply(copies=[self._local_copy(copy) for copy in copies])
+        pulls = self._pulls()
+        return peer_pb2.LocalModelsReply(
+            copies=[self._local_copy(copy, pulls.get(copy.model_id, _NO_PULL)) for copy in copies]
+        )
 
-    def _local_copy(self, copy: CopyView) -> peer_pb2.LocalCopy:
+    def _local_copy(self, copy: CopyView, pull: PullProgress) -> peer_pb2.LocalCopy:
         return peer_pb2.LocalCopy(
             model_id=copy.model_id,
             state=STATES[copy.state],
@@ -149,6 +160,8 @@ class PeerService:
             in_flight=copy.in_flight,
             requests_per_minute=self._rates.of(copy.model_id),
             message=copy.message or copy.why,
+            pulled_bytes=pull.done_bytes,
+            to_pull_bytes=pull.total_bytes,
         )
 
     async def _tell_decisions(self, request: peer_pb2.LocalDecisionsRequest) -> peer_pb2.LocalDecisionsReply:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from mesh.protos import peer_pb2 as mesh_dot_protos_dot_peer__pb2
 
 
-DESCRIPTOR = _pool.AddSerializedFile(b'\n\x17mesh/protos/admin.proto\x12\rmesh.admin.v1\x1a\x16mesh/protos/peer.proto\"V\n\x11ListModelsRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\x12\x13\n\x0bloaded_only\x18\x04 \x01(\x08\"T\n\x0fListModelsReply\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.mesh.admin.v1.Model\x12\x0c\n\x04next\x18\x02 \x01(\t\x12\r\n\x05total\x18\x03 \x01(\x04\"\xfe\x01\n\x05Model\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12#\n\x06\x63opies\x18\x04 \x03(\x0b\x32\x13.mesh.admin.v1.Copy\x12(\n\x08\x66\x61ilures\x18\x05 \x03(\x0b\x32\x16.mesh.admin.v1.Failure\x12\x14\n\x0clast_used_ms\x18\x06 \x01(\x03\x12\x12\n\nreferences\x18\x07 \x01(\r\x12%\n\x06policy\x18\x08 \x01(\x0b\x32\x15.mesh.admin.v1.Policy\x12\x12\n\nsize_bytes\x18\t \x01(\x04\x12\x13\n\x0bsize_source\x18\n \x01(\t\"\x80\x02\n\x06Policy\x12\x17\n\nmin_copies\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\nmax_copies\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x13\n\x06pinned\x18\x03 \x01(\x08H\x02\x88\x01\x01\x12\x15\n\x08priority\x18\x04 \x01(\x11H\x03\x88\x01\x01\x12\x18\n\x0bidle_ttl_ms\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12 \n\x13\x64\x65\x63lared_size_bytes\x18\x06 \x01(\x03H\x05\x88\x01\x01\x42\r\n\x0b_min_copiesB\r\n\x0b_max_copiesB\t\n\x07_pinnedB\x0b\n\t_priorityB\x0e\n\x0c_idle_ttl_msB\x16\n\x14_declared_size_bytes\"\\\n\x10SetPolicyRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12%\n\x06policy\x18\x02 \x01(\x0b\x32\x15.mesh.admin.v1.Policy\x12\x0f\n\x07replace\x18\x03 \x01(\x08\"7\n\x0eSetPolicyReply\x12%\n\x06policy\x18\x01 \x01(\x0b\x32\x15.mesh.admin.v1.Policy\"\xaf\x01\n\x04\x43opy\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.mesh.peer.v1.CopyState\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x10\n\x08since_ms\x18\x04 \x01(\x03\x12\x14\n\x0clast_used_ms\x18\x05 \x01(\x03\x12\x11\n\tin_flight\x18\x06 \x01(\r\x12\x1b\n\x13requests_per_minute\x18\x07 \x01(\r\"@\n\x07\x46\x61ilure\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07time_ms\x18\x02 \x01(\x03\x12\x0f\n\x07message\x18\x03 \x01(\t\"(\n\x14\x44\x65scribeModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"H\n\x12\x44\x65scribeModelReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12#\n\x05model\x18\x02 \x01(\x0b\x32\x14.mesh.admin.v1.Model\"\x16\n\x14ListInstancesRequest\"y\n\x12ListInstancesReply\x12*\n\tinstances\x18\x01 \x03(\x0b\x32\x17.mesh.admin.v1.Instance\x12\x0c\n\x04self\x18\x02 \x01(\t\x12\x0e\n\x06leader\x18\x03 \x01(\t\x12\x19\n\x11models_registered\x18\x04 \x01(\x04\"\xc8\x02\n\x08Instance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x10\n\x08location\x18\x02 \x01(\t\x12\x0c\n\x04zone\x18\x03 \x01(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x15\n\rstart_time_ms\x18\x05 \x01(\x03\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x06 \x01(\x04\x12\x12\n\nused_bytes\x18\x07 \x01(\x04\x12\x0e\n\x06models\x18\x08 \x01(\r\x12\x19\n\x11loads_in_progress\x18\t \x01(\r\x12\x16\n\x0eloader_threads\x18\n \x01(\r\x12\x1b\n\x13requests_per_minute\x18\x0b \x01(\r\x12\x16\n\x0eoldest_used_ms\x18\x0c \x01(\x03\x12\x15\n\rshutting_down\x18\r \x01(\x08\x12\x11\n\treachable\x18\x0e \x01(\x08\x12\x12\n\ntype_rules\x18\x0f \x01(\t\"1\n\x0e\x45xplainRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"9\n\x0c\x45xplainReply\x12)\n\tdecisions\x18\x01 \x03(\x0b\x32\x16.mesh.peer.v1.Decision\"!\n\x10\x44umpStateRequest\x12\r\n\x05token\x18\x01 \x01(\t\"$\n\x0e\x44umpStateReply\x12\x12\n\nstate_json\x18\x01 \x01(\t2\xea\x03\n\x05\x41\x64min\x12N\n\nListModels\x12 .mesh.admin.v1.ListModelsRequest\x1a\x1e.mesh.admin.v1.ListModelsReply\x12W\n\rDescribeModel\x12#.mesh.admin.v1.DescribeModelRequest\x1a!.mesh.admin.v1.DescribeModelReply\x12W\n\rListInstances\x12#.mesh.admin.v1.ListInstancesRequest\x1a!.mesh.admin.v1.ListInstancesReply\x12\x45\n\x07\x45xplain\x12\x1d.mesh.admin.v1.ExplainRequest\x1a\x1b.mesh.admin.v1.ExplainReply\x12K\n\tSetPolicy\x12\x1f.mesh.admin.v1.SetPolicyRequest\x1a\x1d.mesh.admin.v1.SetPolicyReply\x12K\n\tDumpState\x12\x1f.mesh.admin.v1.DumpStateRequest\x1a\x1d.mesh.admin.v1.DumpStateReplyb\x06proto3')
+DESCRIPTOR = _pool.AddSerializedFile(b'\n\x17mesh/protos/admin.proto\x12\rmesh.admin.v1\x1a\x16mesh/protos/peer.proto\"V\n\x11ListModelsRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\x12\x13\n\x0bloaded_only\x18\x04 \x01(\x08\"T\n\x0fListModelsReply\x12$\n\x06models\x18\x01 \x03(\x0b\x32\x14.mesh.admin.v1.Model\x12\x0c\n\x04next\x18\x02 \x01(\t\x12\r\n\x05total\x18\x03 \x01(\x04\"\xfe\x01\n\x05Model\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12#\n\x06\x63opies\x18\x04 \x03(\x0b\x32\x13.mesh.admin.v1.Copy\x12(\n\x08\x66\x61ilures\x18\x05 \x03(\x0b\x32\x16.mesh.admin.v1.Failure\x12\x14\n\x0clast_used_ms\x18\x06 \x01(\x03\x12\x12\n\nreferences\x18\x07 \x01(\r\x12%\n\x06policy\x18\x08 \x01(\x0b\x32\x15.mesh.admin.v1.Policy\x12\x12\n\nsize_bytes\x18\t \x01(\x04\x12\x13\n\x0bsize_source\x18\n \x01(\t\"\x80\x02\n\x06Policy\x12\x17\n\nmin_copies\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x17\n\nmax_copies\x18\x02 \x01(\x05H\x01\x88\x01\x01\x12\x13\n\x06pinned\x18\x03 \x01(\x08H\x02\x88\x01\x01\x12\x15\n\x08priority\x18\x04 \x01(\x11H\x03\x88\x01\x01\x12\x18\n\x0bidle_ttl_ms\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12 \n\x13\x64\x65\x63lared_size_bytes\x18\x06 \x01(\x03H\x05\x88\x01\x01\x42\r\n\x0b_min_copiesB\r\n\x0b_max_copiesB\t\n\x07_pinnedB\x0b\n\t_priorityB\x0e\n\x0c_idle_ttl_msB\x16\n\x14_declared_size_bytes\"\\\n\x10SetPolicyRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12%\n\x06policy\x18\x02 \x01(\x0b\x32\x15.mesh.admin.v1.Policy\x12\x0f\n\x07replace\x18\x03 \x01(\x08\"7\n\x0eSetPolicyReply\x12%\n\x06policy\x18\x01 \x01(\x0b\x32\x15.mesh.admin.v1.Policy\"\xdc\x01\n\x04\x43opy\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.mesh.peer.v1.CopyState\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x10\n\x08since_ms\x18\x04 \x01(\x03\x12\x14\n\x0clast_used_ms\x18\x05 \x01(\x03\x12\x11\n\tin_flight\x18\x06 \x01(\r\x12\x1b\n\x13requests_per_minute\x18\x07 \x01(\r\x12\x14\n\x0cpulled_bytes\x18\x08 \x01(\x04\x12\x15\n\rto_pull_bytes\x18\t \x01(\x04\"@\n\x07\x46\x61ilure\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07time_ms\x18\x02 \x01(\x03\x12\x0f\n\x07message\x18\x03 \x01(\t\"(\n\x14\x44\x65scribeModelRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"H\n\x12\x44\x65scribeModelReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x08\x12#\n\x05model\x18\x02 \x01(\x0b\x32\x14.mesh.admin.v1.Model\"\x16\n\x14ListInstancesRequest\"y\n\x12ListInstancesReply\x12*\n\tinstances\x18\x01 \x03(\x0b\x32\x17.mesh.admin.v1.Instance\x12\x0c\n\x04self\x18\x02 \x01(\t\x12\x0e\n\x06leader\x18\x03 \x01(\t\x12\x19\n\x11models_registered\x18\x04 \x01(\x04\"\xc8\x02\n\x08Instance\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x10\n\x08location\x18\x02 \x01(\t\x12\x0c\n\x04zone\x18\x03 \x01(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x15\n\rstart_time_ms\x18\x05 \x01(\x03\x12\x16\n\x0e\x63\x61pacity_bytes\x18\x06 \x01(\x04\x12\x12\n\nused_bytes\x18\x07 \x01(\x04\x12\x0e\n\x06models\x18\x08 \x01(\r\x12\x19\n\x11loads_in_progress\x18\t \x01(\r\x12\x16\n\x0eloader_threads\x18\n \x01(\r\x12\x1b\n\x13requests_per_minute\x18\x0b \x01(\r\x12\x16\n\x0eoldest_used_ms\x18\x0c \x01(\x03\x12\x15\n\rshutting_down\x18\r \x01(\x08\x12\x11\n\treachable\x18\x0e \x01(\x08\x12\x12\n\ntype_rules\x18\x0f \x01(\t\"1\n\x0e\x45xplainRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"9\n\x0c\x45xplainReply\x12)\n\tdecisions\x18\x01 \x03(\x0b\x32\x16.mesh.peer.v1.Decision\"!\n\x10\x44umpStateRequest\x12\r\n\x05token\x18\x01 \x01(\t\"$\n\x0e\x44umpStateReply\x12\x12\n\nstate_json\x18\x01 \x01(\t2\xea\x03\n\x05\x41\x64min\x12N\n\nListModels\x12 .mesh.admin.v1.ListModelsRequest\x1a\x1e.mesh.admin.v1.ListModelsReply\x12W\n\rDescribeModel\x12#.mesh.admin.v1.DescribeModelRequest\x1a!.mesh.admin.v1.DescribeModelReply\x12W\n\rListInstances\x12#.mesh.admin.v1.ListInstancesRequest\x1a!.mesh.admin.v1.ListInstancesReply\x12\x45\n\x07\x45xplain\x12\x1d.mesh.admin.v1.ExplainRequest\x1a\x1b.mesh.admin.v1.ExplainReply\x12K\n\tSetPolicy\x12\x1f.mesh.admin.v1.SetPolicyRequest\x1a\x1d.mesh.admin.v1.SetPolicyReply\x12K\n\tDumpState\x12\x1f.mesh.admin.v1.DumpStateRequest\x1a\x1d.mesh.admin.v1.DumpStateReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,27 +45,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETPOLICYREPLY']._serialized_start=850
   _globals['_SETPOLICYREPLY']._serialized_end=905
   _globals['_COPY']._serialized_start=908
-  _globals['_COPY']._serialized_end=1083
-  _globals['_FAILURE']._serialized_start=1085
-  _globals['_FAILURE']._serialized_end=1149
-  _globals['_DESCRIBEMODELREQUEST']._serialized_start=1151
-  _globals['_DESCRIBEMODELREQUEST']._serialized_end=1191
-  _globals['_DESCRIBEMODELREPLY']._serialized_start=1193
-  _globals['_DESCRIBEMODELREPLY']._serialized_end=1265
-  _globals['_LISTINSTANCESREQUEST']._serialized_start=1267
-  _globals['_LISTINSTANCESREQUEST']._serialized_end=1289
-  _globals['_LISTINSTANCESREPLY']._serialized_start=1291
-  _globals['_LISTINSTANCESREPLY']._serialized_end=1412
-  _globals['_INSTANCE']._serialized_start=1415
-  _globals['_INSTANCE']._serialized_end=1743
-  _globals['_EXPLAINREQUEST']._serialized_start=1745
-  _globals['_EXPLAINREQUEST']._serialized_end=1794
-  _globals['_EXPLAINREPLY']._serialized_start=1796
-  _globals['_EXPLAINREPLY']._serialized_end=1853
-  _globals['_DUMPSTATEREQUEST']._serialized_start=1855
-  _globals['_DUMPSTATEREQUEST']._serialized_end=1888
-  _globals['_DUMPSTATEREPLY']._serialized_start=1890
-  _globals['_DUMPSTATEREPLY']._serialized_end=1926
-  _globals['_ADMIN']._serialized_start=1929
-  _globals['_ADMIN']._serialized_end=2419
+  _globals['_COPY']._serialized_end=1128
+  _globals['_FAILURE']._serialized_start=1130
+  _globals['_FAILURE']._serialized_end=1194
+  _globals['_DESCRIBEMODELREQUEST']._serialized_start=1196
+  _globals['_DESCRIBEMODELREQUEST']._serialized_end=1236
+  _globals['_DESCRIBEMODELREPLY']._serialized_start=1238
+  _globals['_DESCRIBEMODELREPLY']._serialized_end=1310
+  _globals['_LISTINSTANCESREQUEST']._serialized_start=1312
+  _globals['_LISTINSTANCESREQUEST']._serialized_end=1334
+  _globals['_LISTINSTANCESREPLY']._serialized_start=1336
+  _globals['_LISTINSTANCESREPLY']._serialized_end=1457
+  _globals['_INSTANCE']._serialized_start=1460
+  _globals['_INSTANCE']._serialized_end=1788
+  _globals['_EXPLAINREQUEST']._serialized_start=1790
+  _globals['_EXPLAINREQUEST']._serialized_end=1839
+  _globals['_EXPLAINREPLY']._serialized_start=1841
+  _globals['_EXPLAINREPLY']._serialized_end=1898
+  _globals['_DUMPSTATEREQUEST']._serialized_start=1900
+  _globals['_DUMPSTATEREQUEST']._serialized_end=1933
+  _globals['_DUMPSTATEREPLY']._serialized_start=1935
+  _globals['_DUMPSTATEREPLY']._serialized_end=1971
+  _globals['_ADMIN']._serialized_start=1974
+  _globals['_ADMIN']._serialized_end=2464
 # @@protoc_insertion_point(module_scope)

@@ -260,6 +260,8 @@ class Copy(_message.Message):
     LAST_USED_MS_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
     REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    PULLED_BYTES_FIELD_NUMBER: _builtins.int
+    TO_PULL_BYTES_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     state: _peer_pb2.CopyState.ValueType
     size_bytes: _builtins.int
@@ -267,6 +269,9 @@ class Copy(_message.Message):
     last_used_ms: _builtins.int
     in_flight: _builtins.int
     requests_per_minute: _builtins.int
+    pulled_bytes: _builtins.int
+    """Of the model's data, while that is pulled; the total is 0 while it is not known."""
+    to_pull_bytes: _builtins.int
     def __init__(
         self,
         *,
@@ -277,10 +282,12 @@ class Copy(_message.Message):
         last_used_ms: _builtins.int = ...,
         in_flight: _builtins.int = ...,
         requests_per_minute: _builtins.int = ...,
+        pulled_bytes: _builtins.int = ...,
+        to_pull_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_flight", b"in_flight", "instance_id", b"instance_id", "last_used_ms", b"last_used_ms", "requests_per_minute", b"requests_per_minute", "since_ms", b"since_ms", "size_bytes", b"size_bytes", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_flight", b"in_flight", "instance_id", b"instance_id", "last_used_ms", b"last_used_ms", "pulled_bytes", b"pulled_bytes", "requests_per_minute", b"requests_per_minute", "since_ms", b"since_ms", "size_bytes", b"size_bytes", "state", b"state", "to_pull_bytes", b"to_pull_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -254,6 +254,8 @@ class LocalCopy(_message.Message):
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
     REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     MESSAGE_FIELD_NUMBER: _builtins.int
+    PULLED_BYTES_FIELD_NUMBER: _builtins.int
+    TO_PULL_BYTES_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     state: Global___CopyState.ValueType
     size_bytes: _builtins.int
@@ -263,6 +265,9 @@ class LocalCopy(_message.Message):
     requests_per_minute: _builtins.int
     """Requests served in the last minute."""
     message: _builtins.str
+    pulled_bytes: _builtins.int
+    """Of the model's data, while that is pulled; the total is 0 while it is not known."""
+    to_pull_bytes: _builtins.int
     def __init__(
         self,
         *,
@@ -274,10 +279,12 @@ class LocalCopy(_message.Message):
         in_flight: _builtins.int = ...,
         requests_per_minute: _builtins.int = ...,
         message: _builtins.str = ...,
+        pulled_bytes: _builtins.int = ...,
+        to_pull_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_flight", b"in_flight", "last_used_ms", b"last_used_ms", "message", b"message", "model_id", b"model_id", "requests_per_minute", b"requests_per_minute", "since_ms", b"since_ms", "size_bytes", b"size_bytes", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["in_flight", b"in_flight", "last_used_ms", b"last_used_ms", "message", b"message", "model_id", b"model_id", "pulled_bytes", b"pulled_bytes", "requests_per_minute", b"requests_per_minute", "since_ms", b"since_ms", "size_bytes", b"size_bytes", "state", b"state", "to_pull_bytes", b"to_pull_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -38,6 +38,7 @@ class PullerSettings:
         retry_delay_s: before the second attempt; doubled, with jitter, for each further one.
         max_retry_delay_s: bound of that.
         connect_timeout_s: to reach a store.
+        tell_every_s: between two lines of the log about a pull under way.
         stall_timeout_s: without a single byte, after which a transfer counts as broken.
     """
 
@@ -56,6 +57,7 @@ class PullerSettings:
     max_retry_delay_s: float = 10.0
     connect_timeout_s: float = 5.0
     stall_timeout_s: float = 30.0
+    tell_every_s: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)

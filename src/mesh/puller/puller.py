@@ -222,6 +222,7 @@ class Puller:
         directory = self._directories.path(pull.model_id)
         request = await self._workshop.run(self._resolve, pull.path, pull.key)
         began = time.monotonic()
+        telling = asyncio.get_running_loop().create_task(self._keep_telling(pull, began))
         try:
             with _worded():
                 size = await self._bring(request, pull)
@@ -231,6 +232,8 @@ class Puller:
         except BaseException:
             await self._clear_up(pull)
             raise
+        finally:
+            telling.cancel()
         _log.info(
             "pulled %s from %s storage: %d bytes in %.1f s",
             pull.model_id,
@@ -241,6 +244,19 @@ class Puller:
         )
         schema = str(directory / request.schema_name) if request.schema_path is not None else None
         return Pulled(str(directory / request.name), request.key_for_runtime(size, schema), size)
+
+    async def _keep_telling(self, pull: _Pull, began: float) -> None:
+        """Logs how far a pull is that takes long."""
+        while True:
+            await asyncio.sleep(self._settings.tell_every_s)
+            _log.info(
+                "pulling %s: %d of %d bytes after %.0f s",
+                pull.model_id,
+                pull.done_bytes,
+                pull.total_bytes,
+                time.monotonic() - began,
+                extra={"model": pull.model_id},
+            )
 
     def _resolve(self, path: str, key: str) -> StorageRequest:
         config_dir = self._settings.storage_config_dir

@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 import grpc
 
-from mesh.puller import Progress, Puller, PullFailure, Turns
+from mesh.puller import Puller, PullFailure, Turns
 from mesh.runtimes import (
     LoadedModel,
     ModelInfo,
     ModelRuntime,
+    PullProgress,
     RuntimeEvent,
     RuntimeFailure,
     RuntimeLost,
@@ -76,9 +77,12 @@ class PullingRuntime(ModelRuntime):
         return self._inner.serving_address
 
     @property
-    def progress(self) -> Mapping[str, Progress]:
-        """How far the pulls under way are, by model id."""
-        return self._puller.progress
+    def pulls(self) -> Mapping[str, PullProgress]:
+        """How far the pulls under way are."""
+        return {
+            model_id: PullProgress(pull.done_bytes, pull.total_bytes)
+            for model_id, pull in self._puller.progress.items()
+        }
 
     async def start(self) -> RuntimeParameters:
         """Starts the runtime, then removes the model data that an earlier run left."""

@@ -85,6 +85,19 @@ class RuntimeFailure(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class PullProgress:
+    """How much of a model's data is here.
+
+    Attributes:
+        done_bytes: so far.
+        total_bytes: in the end; 0 while that is not known.
+    """
+
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class RuntimeLost:
     """The server is gone, and the models that it had with it.
 
@@ -121,6 +134,11 @@ class ModelRuntime(ABC):
     @abstractmethod
     def serving_address(self) -> str:
         """Where inference requests go: ``host:port`` or ``unix:/path``. Known once `start` has returned."""
+
+    @property
+    def pulls(self) -> Mapping[str, PullProgress]:
+        """Models whose data is on its way here, by id; none where this does not pull."""
+        return {}
 
     @abstractmethod
     async def start(self) -> RuntimeParameters:

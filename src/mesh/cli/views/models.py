@@ -23,6 +23,14 @@ STYLES = {
 }
 
 
+def _copy_state(copy: admin_pb2.Copy) -> str:
+    """A copy's state, and how much of its data is here while that is pulled."""
+    state = words.state(copy.state)
+    if copy.to_pull_bytes:
+        return f"{state}: {copy.pulled_bytes * 100 // copy.to_pull_bytes}% of {words.size(copy.to_pull_bytes)} pulled"
+    return f"{state}: {words.size(copy.pulled_bytes)} pulled" if copy.pulled_bytes else state
+
+
 def model_state(model: admin_pb2.Model) -> Text:
     """The model's state in a word: that of its best copy, or why there is none."""
     for state, style in STYLES.items():
@@ -102,7 +110,7 @@ def model_status(model: admin_pb2.Model, now_ms: int) -> RenderableType:
         for copy in sorted(model.copies, key=lambda copy: copy.since_ms):
             table.add_row(
                 copy.instance_id,
-                Text(words.state(copy.state), style=STYLES.get(copy.state, "")),
+                Text(_copy_state(copy), style=STYLES.get(copy.state, "")),
                 words.ago(copy.since_ms, now_ms),
                 words.size(copy.size_bytes) if copy.size_bytes else "-",
                 str(copy.in_flight),
