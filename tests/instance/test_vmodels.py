@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
-from mesh.instance import LifecycleSettings, VModelSettings
+from mesh.instance import CopySettings, LifecycleSettings, UpkeepSettings, VModelSettings
 from mesh.placement import RemovalReason
 from mesh.protos import model_mesh_pb2 as api
 from mesh.protos import vmodels_pb2
@@ -443,6 +443,24 @@ async def test_every_instance_hears_at_once_that_a_canary_is_loaded(mesh: Mesh) 
         await _set_canary(client, 0.5, name.decode())
         for one in mesh.clients:
             await eventually(lambda one=one, name=name: _answers(one, name), 8)
+
+
+async def test_a_canary_is_loaded_while_its_vmodel_is_used(mesh: Mesh) -> None:
+    client = await mesh.add(
+        vmodels=VModelSettings(review_interval_ms=100),
+        copies=CopySettings(look_interval_ms=200, idle_ttl_s=1),
+        upkeep=UpkeepSettings(preload=False),
+    )
+    runtime = mesh.runtimes[0]
+    await client.set_vmodel("v", "old", info=INFO, loadNow=True, sync=True)
+    await client.register("new")
+    await _set_canary(client, 0.5)
+    await eventually(lambda: _answers(client, b"new"))
+    await eventually(lambda: not runtime.loaded, 20)
+    loads = runtime.loads["new"]
+    await asyncio.sleep(1.5)
+    assert runtime.loads["new"] == loads, "what nobody uses is not loaded to be unloaded"
+    await eventually(lambda: _answers(client, b"new"))
 
 
 async def test_a_canary_that_is_not_loaded_costs_no_request_anything(mesh: Mesh) -> None:

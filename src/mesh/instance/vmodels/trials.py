@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 class Trials:
     """Has a copy loaded of each model on trial that has none. They get no request without one, so none would load them.
 
+    Where the active model has no copy either, nobody uses the vmodel: what was unloaded for being idle stays so.
+
     Args:
         now_ms: epoch milliseconds.
     """
@@ -36,15 +38,20 @@ class Trials:
             if not record.canary and not record.shadow:
                 continue
             vmodel = vmodel_of(record)
+            if not self._has_copy(vmodel.active):
+                continue
             for portion in (vmodel.canary, vmodel.shadow):
                 if portion is not None:
                     wanted[portion.model] = vmodel_id
         for model_id, vmodel_id in wanted.items():
-            model = self._registry.models.get(model_id)
-            if model is None or model_id in self._loads or any(map(self._routes.live, model.copies)):
+            if model_id not in self._registry.models or model_id in self._loads or self._has_copy(model_id):
                 continue
             load = self._load(model_id, vmodel_id)
             self._loads[model_id] = asyncio.get_running_loop().create_task(load)
+
+    def _has_copy(self, model_id: str) -> bool:
+        model = self._registry.models.get(model_id)
+        return model is not None and any(map(self._routes.live, model.copies))
 
     async def _load(self, model_id: str, vmodel_id: str) -> None:
         try:
