@@ -1,9 +1,18 @@
 """Settings come from upstream's environment and say what is wrong with it."""
 
-import pytest
+import json
+from collections.abc import Callable
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesh.dataplane import DataPlane
+from mesh.instance.method_rules import MethodRules
 from mesh.instance.settings import MetricsSettings, SettingError, Settings, describe
+from mesh.instance.settings.methods import dataplane_config
 from mesh.instance.unsupported import check_unsupported
+from mesh.placement import TypeConstraints
 
 _LEAST = {"MM_SERVICE_NAME": "models", "KV_STORE": "memory:", "WKUBE_POD_NAME": "runtime-6b9f4d7c58-x7k2p"}
 
@@ -76,3 +85,57 @@ def test_every_setting_is_described() -> None:
     described = describe()
     assert all(setting.meaning for setting in described)
     assert "MM_SVC_GRPC_PORT or TAS_SVC_GRPC_PORT" in {setting.name for setting in described}
+
+
+_NAMES = st.sampled_from(
+    [
+        "rpcConfigs",
+        "allowOtherRpcs",
+        "idExtractionPath",
+        "vModelId",
+        "/a.B/c",
+        "a.B/c",
+        "required",
+        "preferred",
+        "_default",
+    ]
+)
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 2**40) | st.floats() | st.text(max_size=3) | _NAMES,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(_NAMES | st.text(max_size=2), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@pytest.mark.parametrize("parse", [dataplane_config, TypeConstraints.parse])
+@given(told=_JSON)
+def test_a_mounted_file_is_used_or_refused_and_nothing_else(
+    parse: Callable[[str], object], told: object
+) -> None:
+    # Any other error would end the task that follows the file, and with it the instance's readiness.
+    text = json.dumps(told)
+    try:
+        parse(text)
+    except (ValueError, TypeError):
+        return
+    if parse is dataplane_config:
+        dataplane = DataPlane(shards=1)
+        try:
+            MethodRules(_read(MM_DATAPLANE_CONFIG=text)).apply(dataplane)
+        finally:
+            dataplane.close(0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"rpcConfigs": []}', "rpcConfigs must be an object with an entry for each method, got \\[\\]"),
+        ('{"rpcConfigs": {"a.B/c": 5}}', "the entry of a.B/c in rpcConfigs must be an object, got 5"),
+        ('{"rpcConfigs": {"a.B/c": {"idExtractionPath": [1099511627776]}}}', "protobuf field numbers"),
+    ],
+)
+def test_method_rules_that_cannot_be_are_refused(text: str, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        _read(MM_DATAPLANE_CONFIG=text)

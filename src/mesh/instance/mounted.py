@@ -89,14 +89,13 @@ class MountedFile(Generic[T]):
                 continue
             self._stamp = stamp
             try:
-                value = await self._read()
+                apply(await self._read())
             except (OSError, ValueError, TypeError) as error:
                 self.trouble = f"{self._setting}={self._path}: {error}"
                 log.error("%s; what it said before stays in effect", self.trouble)
                 continue
             self.trouble = ""
             log.info("%s=%s has changed and is in effect", self._setting, self._path)
-            apply(value)
 
     def _look(self) -> _Stamp | None:
         try:
