@@ -19,7 +19,7 @@ from mesh.puller.provider import Advance, Workshop
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
 
-_WRITE_BYTES = 4 << 20
+_WRITE_BYTES = 1 << 20
 """Bytes that go to the disk at once; with the number of downloads this bounds the memory that pulls take."""
 
 
