@@ -35,9 +35,14 @@ async def test_a_vmodel_moves_while_its_leader_goes_and_no_request_fails(
     instances: list[InstanceProcess],
 ) -> None:
     clients = {instance.instance_id: instance.client() for instance in instances}
-    leader_id = (
-        await next(iter(clients.values())).admin.ListInstances(admin_pb2.ListInstancesRequest(), timeout=10)
-    ).leader
+    admin = next(iter(clients.values())).admin
+
+    async def known_leader() -> str:
+        return str((await admin.ListInstances(admin_pb2.ListInstancesRequest(), timeout=10)).leader)
+
+    # An instance is ready without one.
+    await eventually(known_leader, 20)
+    leader_id = await known_leader()
     leader = next(instance for instance in instances if instance.instance_id == leader_id)
     others = [client for instance_id, client in clients.items() if instance_id != leader_id]
     await others[0].set_vmodel("v", "old", info=INFO, autoDeleteTargetModel=True, loadNow=True, sync=True)
