@@ -74,6 +74,10 @@ class Cluster:
         port, probe = free_port(), free_port()
         env = {
             "MM_SERVICE_NAME": service,
+            # What is measured is one copy, where the subject says; the load would bring further ones.
+            "MM_SCALEUP_RPM_THRESHOLD": "1000000000",
+            "MESH_SCALEUP_IN_FLIGHT": "0",
+            "MESH_REBALANCE": "false",
             "KV_STORE": self.etcd.kv_store,
             "MM_SVC_GRPC_PORT": str(port),
             "INTERNAL_GRPC_PORT": where.rsplit(":", 1)[1],
