@@ -8,9 +8,8 @@ import grpc
 import pytest
 
 from mesh.instance.reconciliation import Reconciliation
-from mesh.instance.registration import Company
 from mesh.instance.settings import UpkeepSettings
-from mesh.registry import ModelRecord
+from mesh.registry import Company, ModelRecord
 from mesh.runtimes import ModelInfo
 from tests.instance.meshes import Mesh, eventually
 from tests.instance.scripted_runtime import MIB, ScriptedRuntime

@@ -135,6 +135,31 @@ def require_program(name: str, needed_by: str, remedy: str) -> str:
     return path
 
 
+def go_recipe(name: str, version: str, package: str, what: str, takes: str) -> Recipe:
+    """A program that Go builds from a published module.
+
+    Args:
+        name: of the recipe.
+        version: of the module.
+        package: with its version.
+        what: needs it, for people.
+        takes: what to tell someone who waits.
+    """
+
+    def build(build: Build) -> None:
+        require_program("go", what, "install Go 1.25 or newer")
+        build.run(
+            "go",
+            "install",
+            "-trimpath",
+            "-ldflags=-s -w",
+            package,
+            env={"GOBIN": str(build.folder), "CGO_ENABLED": "0"},
+        )
+
+    return Recipe(name, version, [package], takes, build)
+
+
 def interpreter(versions: Sequence[str], needed_by: str) -> Path:
     """A Python of one of the given versions (such as ``3.11``): the running one, or one on ``PATH``.
 

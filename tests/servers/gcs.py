@@ -7,28 +7,22 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.servers.cache import Build, Recipe, require_program
+from tests.servers.cache import Recipe, go_recipe
 from tests.servers.process import ServerProcess, free_port, http_ok
 
 _VERSION = "1.56.1"
 _PACKAGE = f"github.com/fsouza/fake-gcs-server@v{_VERSION}"
 
 
-def _build(build: Build) -> None:
-    require_program("go", "the Google storage of the tests (fake-gcs-server)", "install Go 1.25 or newer")
-    build.run(
-        "go",
-        "install",
-        "-trimpath",
-        "-ldflags=-s -w",
-        _PACKAGE,
-        env={"GOBIN": str(build.folder), "CGO_ENABLED": "0"},
-    )
-
-
 def recipe() -> Recipe:
     """fake-gcs-server, built by Go."""
-    return Recipe("fake-gcs-server", _VERSION, [_PACKAGE], "about 2 minutes", _build)
+    return go_recipe(
+        "fake-gcs-server",
+        _VERSION,
+        _PACKAGE,
+        "the Google storage of the tests (fake-gcs-server)",
+        "about 2 minutes",
+    )
 
 
 class GcsServer:

@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.servers.cache import Build, Recipe, require_program
+from tests.servers.cache import Recipe, go_recipe
 from tests.servers.process import ServerProcess, free_port, http_ok
 
 _VERSION = "0.22.1"
@@ -20,21 +20,9 @@ _INDEX = "application/vnd.oci.image.index.v1+json"
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 
-def _build(build: Build) -> None:
-    require_program("go", "the image registry of the tests (crane)", "install Go 1.25 or newer")
-    build.run(
-        "go",
-        "install",
-        "-trimpath",
-        "-ldflags=-s -w",
-        _PACKAGE,
-        env={"GOBIN": str(build.folder), "CGO_ENABLED": "0"},
-    )
-
-
 def recipe() -> Recipe:
     """Crane, built by Go."""
-    return Recipe("crane", _VERSION, [_PACKAGE], "about a minute", _build)
+    return go_recipe("crane", _VERSION, _PACKAGE, "the image registry of the tests (crane)", "about a minute")
 
 
 class OciRegistry:

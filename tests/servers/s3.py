@@ -5,28 +5,18 @@ from pathlib import Path
 
 import obstore
 
-from tests.servers.cache import Build, Recipe, require_program
+from tests.servers.cache import Recipe, go_recipe
 from tests.servers.process import ServerProcess, free_port, http_ok
 
 _VERSION = "1.8.0"
 _PACKAGE = f"github.com/versity/versitygw/cmd/versitygw@v{_VERSION}"
 
 
-def _build(build: Build) -> None:
-    require_program("go", "the S3 server of the tests (versitygw)", "install Go 1.25 or newer")
-    build.run(
-        "go",
-        "install",
-        "-trimpath",
-        "-ldflags=-s -w",
-        _PACKAGE,
-        env={"GOBIN": str(build.folder), "CGO_ENABLED": "0"},
-    )
-
-
 def recipe() -> Recipe:
     """Versitygw, built by Go."""
-    return Recipe("versitygw", _VERSION, [_PACKAGE], "about 2 minutes", _build)
+    return go_recipe(
+        "versitygw", _VERSION, _PACKAGE, "the S3 server of the tests (versitygw)", "about 2 minutes"
+    )
 
 
 class S3Server:

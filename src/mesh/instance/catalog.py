@@ -8,14 +8,14 @@ from typing import Any
 import grpc
 
 from mesh.instance.copies.policies import policy_in_key
-from mesh.instance.errors import MeshError, Reason, read_only, registry_unavailable
+from mesh.instance.errors import MeshError, Reason, changing_record, read_only
 from mesh.instance.peer_service import PeerService
 from mesh.instance.peers import Peers
 from mesh.instance.placer import Found, Placer
 from mesh.placement.vmodels import CopyCount
 from mesh.protos import model_mesh_pb2 as api
 from mesh.protos import peer_pb2
-from mesh.registry import KEEP, InvalidRecord, Keep, ModelRecord, Registry, RegistryError
+from mesh.registry import KEEP, Keep, ModelRecord, Registry
 
 log = logging.getLogger(__name__)
 
@@ -118,17 +118,8 @@ class Catalog:
         await self._update(model_id, change)
 
     async def _update(self, model_id: str, change: Callable[[_Current], _Wanted]) -> None:
-        try:
+        with changing_record(model_id):
             await self._registry.models.update(model_id, change)
-        except InvalidRecord as error:
-            raise MeshError(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                Reason.INVALID_ARGUMENT,
-                f"the registry's record of model {model_id} cannot be read: {error}",
-                model_id,
-            ) from None
-        except RegistryError as error:
-            raise registry_unavailable(f"the registry did not take the change: {error}", model_id) from None
 
     async def ensure_loaded(self, model_id: str, *, last_used_ms: int, wait: bool) -> None:
         """Has the model loaded somewhere if it has no copy.

@@ -1,11 +1,15 @@
 """How failures reach a client: one place that gives each its gRPC status, reason and remedy."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
+
+from mesh.registry import InvalidRecord, RegistryError
 
 #: The domain of reasons in `google.rpc.ErrorInfo`.
 ERROR_DOMAIN = "mesh"
@@ -130,6 +134,26 @@ def registry_unavailable(message: str, model_id: str = "") -> MeshError:
     return MeshError(
         grpc.StatusCode.UNAVAILABLE, Reason.REGISTRY_UNAVAILABLE, message, model_id, retry_after_s=1.0
     )
+
+
+@contextmanager
+def changing_record(model_id: str) -> Iterator[None]:
+    """Says what is wrong where a model's record could not be changed.
+
+    Raises:
+        MeshError: FAILED_PRECONDITION, the record cannot be read; UNAVAILABLE, the registry did not take the change.
+    """
+    try:
+        yield
+    except InvalidRecord as error:
+        raise MeshError(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            Reason.INVALID_ARGUMENT,
+            f"the registry's record of model {model_id} cannot be read: {error}",
+            model_id,
+        ) from None
+    except RegistryError as error:
+        raise registry_unavailable(f"the registry did not take the change: {error}", model_id) from None
 
 
 def status_from_number(number: int) -> grpc.StatusCode:

@@ -18,7 +18,7 @@ from mesh.dataplane import DataPlane, Usage
 from mesh.instance.chronicle import Chronicle
 from mesh.instance.errors import status_from_number
 from mesh.instance.outcomes import RUNTIME_DOWN, LoadOutcome
-from mesh.instance.registration import ALONE, Company, Registration
+from mesh.instance.registration import Registration
 from mesh.instance.server_calls import ServerCalls
 from mesh.instance.usage import Rates
 from mesh.placement import (
@@ -61,6 +61,7 @@ from mesh.placement import (
     Used,
     WakeAt,
 )
+from mesh.registry import ALONE, Company
 from mesh.runtimes import ModelInfo
 
 log = logging.getLogger(__name__)

@@ -10,11 +10,11 @@ from mesh.instance.candidates import Candidates
 from mesh.instance.loader import Loader
 from mesh.instance.outcomes import NO_RUNTIME, LoadOutcome, not_eligible
 from mesh.instance.placer import Placer, model_info
-from mesh.instance.registration import Company
 from mesh.instance.sizing import known_size
 from mesh.instance.usage import Rates
 from mesh.placement import UNIT_BYTES, CopyState, CopyView, Decision, DecisionRing, to_units
 from mesh.protos import peer_pb2
+from mesh.registry import Company
 from mesh.runtimes import PullProgress
 
 STATES: dict[CopyState, peer_pb2.CopyState.ValueType] = {

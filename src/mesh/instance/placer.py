@@ -21,7 +21,6 @@ from mesh.instance.outcomes import (
     outcome_from,
 )
 from mesh.instance.peers import Peer, Peers
-from mesh.instance.registration import Company
 from mesh.instance.routes import Routes
 from mesh.instance.sizing import known_size
 from mesh.placement import (
@@ -44,7 +43,7 @@ from mesh.placement import (
     size_text,
 )
 from mesh.protos import peer_pb2
-from mesh.registry import InvalidRecord, ModelRecord, Registry, RegistryError
+from mesh.registry import Company, InvalidRecord, ModelRecord, Registry, RegistryError
 from mesh.runtimes import ModelInfo
 
 log = logging.getLogger(__name__)

@@ -7,11 +7,12 @@ and tried again. A copy is added at once or not at all, since a load waits for i
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 from mesh.registry import (
+    ALONE,
     AddCopy,
+    Company,
     ConfirmCopy,
     CopyChange,
     CopyRefused,
@@ -49,24 +50,6 @@ REGISTER_TIMEOUT_S = 7.0
 NEW_SESSION_S = 0.5
 #: Records written at a time where no load waits: a model server that is gone may have had thousands of copies.
 WRITERS_IN_NO_HURRY = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Company:
-    """The copies elsewhere with which a model is loaded here.
-
-    Attributes:
-        beside: instances whose copies do not count as enough: the model is loaded beside them.
-        copies: that the model is to have; with so many elsewhere it is not loaded here.
-        replaced: instances whose copies go once this one is loaded.
-    """
-
-    beside: frozenset[str] = frozenset()
-    copies: int = 1
-    replaced: frozenset[str] = frozenset()
-
-
-ALONE = Company()
 
 
 class Registration:

@@ -7,7 +7,9 @@ with an `Election`; a `Registry` is all of these for one instance.
 from mesh.registry.codecs import INSTANCES, MODELS, TEXT, VMODELS, Codec, RecordCodec, TextCodec
 from mesh.registry.connection import EtcdConnection, MemoryConnection, parse_connection
 from mesh.registry.copy_changes import (
+    ALONE,
     AddCopy,
+    Company,
     ConfirmCopy,
     CopyChange,
     CopyRefused,
@@ -48,6 +50,7 @@ from mesh.registry.store import Batch, Delete, Entry, Event, Listing, Outcome, P
 from mesh.registry.update import KEEP, Keep, update_together
 
 __all__ = [
+    "ALONE",
     "EMPTY_CACHE",
     "INSTANCES",
     "KEEP",
@@ -59,6 +62,7 @@ __all__ = [
     "Batch",
     "Codec",
     "Compacted",
+    "Company",
     "ConfirmCopy",
     "CopyChange",
     "CopyRefused",

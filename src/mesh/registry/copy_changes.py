@@ -23,6 +23,25 @@ class NotAdded:
     most: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Company:
+    """The copies elsewhere with which a model is loaded here.
+
+    Attributes:
+        beside: instances whose copies do not count as enough: the model is loaded beside them.
+        copies: that the model is to have; with so many elsewhere it is not loaded here.
+        replaced: instances whose copies go once this one is loaded.
+    """
+
+    beside: frozenset[str] = frozenset()
+    copies: int = 1
+    replaced: frozenset[str] = frozenset()
+
+
+ALONE = Company()
+"""No copy elsewhere counts for anything but being enough."""
+
+
 class CopyChange(Protocol):
     """A change of a model's record. Times are epoch milliseconds."""
 

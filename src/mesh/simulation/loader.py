@@ -48,9 +48,9 @@ from mesh.placement import (
     Used,
     WakeAt,
 )
+from mesh.registry import ALONE, Company
 from mesh.simulation.agenda import Signal
 from mesh.simulation.models import Copy, Model
-from mesh.simulation.registration import ALONE, Company
 from mesh.simulation.server import MEASURE_US, PREDICT_US, UNLOAD_US
 
 if TYPE_CHECKING:

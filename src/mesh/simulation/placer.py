@@ -19,11 +19,10 @@ from mesh.placement import (
     choose,
     failed_too_often,
 )
-from mesh.registry import ModelRecord, RegistryError
+from mesh.registry import Company, ModelRecord, RegistryError
 from mesh.simulation.agenda import Process
 from mesh.simulation.loader import LoadOutcome
 from mesh.simulation.models import Model
-from mesh.simulation.registration import Company
 
 if TYPE_CHECKING:
     from mesh.simulation.instance import Instance

@@ -1,12 +1,12 @@
 """Writes a simulated instance's copies and failures to the models' records, in order for each model."""
 
 from collections.abc import Generator
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mesh.registry import (
     AddCopy,
+    Company,
     ConfirmCopy,
     CopyChange,
     CopyRefused,
@@ -30,24 +30,6 @@ if TYPE_CHECKING:
 RETRY_INTERVAL_US = 1_000_000
 #: A load does not wait longer than this for its registration; as in an instance.
 REGISTER_TIMEOUT_US = 7_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Company:
-    """The copies elsewhere with which a model is loaded here.
-
-    Attributes:
-        beside: instances whose copies do not count as enough.
-        copies: that the model is to have; with so many elsewhere it is not loaded here.
-        replaced: instances whose copies go once this one is loaded.
-    """
-
-    beside: frozenset[str] = frozenset()
-    copies: int = 1
-    replaced: frozenset[str] = frozenset()
-
-
-ALONE = Company()
 
 
 class Registration:

@@ -3,11 +3,9 @@
 import json
 from collections.abc import Callable
 
-import grpc
-
-from mesh.instance.errors import MeshError, Reason, invalid, model_not_found, read_only, registry_unavailable
+from mesh.instance.errors import changing_record, invalid, model_not_found, read_only
 from mesh.placement import CopyPolicy, InvalidPolicy
-from mesh.registry import InvalidRecord, ModelRecord, Registry, RegistryError
+from mesh.registry import ModelRecord, Registry
 
 #: The member of a model's key, where that is a JSON object, that holds its first policy.
 KEY_MEMBER = "policy"
@@ -45,17 +43,8 @@ class Policies:
 
         if self._read_only:
             raise read_only(model_id)
-        try:
+        with changing_record(model_id):
             await self._registry.models.update(model_id, change_record)
-        except InvalidRecord as error:
-            raise MeshError(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                Reason.INVALID_ARGUMENT,
-                f"the registry's record of model {model_id} cannot be read: {error}",
-                model_id,
-            ) from None
-        except RegistryError as error:
-            raise registry_unavailable(f"the registry did not take the change: {error}", model_id) from None
         return policy
 
 
