@@ -255,6 +255,7 @@ def assemble(
         now_ms=now_ms,
         steady_ms=steady_ms,
     )
+    metrics.register(vmodels.comparisons)
     asks = Asks(
         own_id,
         registry,
@@ -330,7 +331,6 @@ def assemble(
             Census(registry).gauges,
             lambda: health.ready,
             lambda: registry.models.lag,
-            vmodels.comparisons.metrics,
             pulls,
         ),
         dynamic=dynamic,

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from mesh.dataplane import Comparison, DataPlane
-from mesh.instance.metrics import PREFIX
+from mesh.instance.metrics import PREFIX, CounterFamily
 from mesh.instance.vmodels.records import vmodel_of
 from mesh.protos import vmodels_pb2 as api
 from mesh.registry import Registry, VModelRecord
@@ -28,7 +29,7 @@ class _Tally:
     differences: deque[api.Difference] = field(default_factory=lambda: deque(maxlen=MAX_DIFFERENCES))
 
 
-class Comparisons:
+class Comparisons(Collector):
     """What this instance counted, by vmodel and shadow.
 
     Args:
@@ -61,16 +62,17 @@ class Comparisons:
             differences=reversed(tally.differences),
         )
 
-    def metrics(self) -> Iterator[Metric]:
+    def collect(self) -> Iterator[Metric]:
         """The counts of all shadows that there are or were."""
         self.read()
-        counter = Metric(
-            PREFIX + "shadow_requests", "Requests of vmodels that had a shadow, by result", "unknown"
+        counter = CounterFamily(
+            PREFIX + "shadow_requests",
+            "Requests of vmodels that had a shadow, by result",
+            ["vModelId", "modelId", "result"],
         )
         for (vmodel_id, shadow_model_id), tally in list(self._tallies.items()):
             for result, count in tally.counts.items():
-                labels = {"vModelId": vmodel_id, "modelId": shadow_model_id, "result": result}
-                counter.add_sample(PREFIX + "shadow_requests", labels, count)
+                counter.add([vmodel_id, shadow_model_id, result], count)
         yield counter
 
     def read(self) -> None:
