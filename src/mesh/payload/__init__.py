@@ -1,0 +1,37 @@
+"""Payloads of inference calls, and what may be done with them. docs/payloads.md is the guide.
+
+`Payload` is what there is to process and `PayloadProcessor` who processes it; a package of others adds a scheme with an
+entry point. It knows nothing of the mesh it is in.
+"""
+
+from mesh.payload.payload import Data, Metadata, Payload, PayloadKind, PlainPayload, last_values
+from mesh.payload.processor import (
+    Event,
+    InvalidProcessor,
+    NotDelivered,
+    OpenProcessor,
+    Options,
+    PayloadProcessor,
+    Report,
+)
+from mesh.payload.schemes import GROUP, known_schemes, open_processor, scheme_of
+
+__all__ = [
+    "GROUP",
+    "Data",
+    "Event",
+    "InvalidProcessor",
+    "Metadata",
+    "NotDelivered",
+    "OpenProcessor",
+    "Options",
+    "Payload",
+    "PayloadKind",
+    "PayloadProcessor",
+    "PlainPayload",
+    "Report",
+    "known_schemes",
+    "last_values",
+    "open_processor",
+    "scheme_of",
+]
