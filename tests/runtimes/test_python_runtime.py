@@ -21,7 +21,7 @@ from mesh.runtimes.python import (
     ServerOptions,
     TensorSpec,
 )
-from mesh.runtimes.python.datatypes import Array
+from mesh.tensors import Array
 from tests.runtimes.serving import request, serving
 
 MIB = 1 << 20

@@ -9,8 +9,8 @@ from hypothesis.extra import numpy as arrays
 
 from mesh.protos import inference_pb2 as pb
 from mesh.runtimes.python import InvalidInput, TensorSpec
-from mesh.runtimes.python.datatypes import DATATYPES, Array, from_bfloat16, to_bfloat16
 from mesh.runtimes.python.tensors import check_inputs, read_inputs, read_parameters, write_outputs
+from mesh.tensors import DATATYPES, Array, from_bfloat16, to_bfloat16
 
 SHAPES = arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 NUMBERS = st.sampled_from(

@@ -13,8 +13,8 @@ import grpc
 from mesh.runtimes.interface import ModelInfo, RuntimeFailure
 
 if TYPE_CHECKING:
-    from mesh.runtimes.python.datatypes import Array
     from mesh.runtimes.python.model import InferRequest, ModelMetadata
+    from mesh.tensors import Array
 
 
 @dataclass(frozen=True, slots=True)

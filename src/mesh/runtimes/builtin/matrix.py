@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from mesh.runtimes.python.model import InvalidInput
 
 if TYPE_CHECKING:
-    from mesh.runtimes.python.datatypes import Array
+    from mesh.tensors import Array
 
 INPUT = "predict"
 """Its name in metadata, and that of the output, as MLServer has it; requests may call the input anything."""

@@ -9,8 +9,8 @@ import numpy as np
 import onnxruntime as ort
 
 from mesh.runtimes.builtin.formats import Servable
-from mesh.runtimes.python.datatypes import Array
 from mesh.runtimes.python.model import InferRequest, InvalidInput, ModelMetadata, TensorSpec
+from mesh.tensors import Array
 
 _log = logging.getLogger(__name__)
 

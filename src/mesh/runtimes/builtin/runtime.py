@@ -9,8 +9,8 @@ import grpc
 
 from mesh.runtimes.builtin.formats import FORMATS, Format, Servable, import_format, locate
 from mesh.runtimes.interface import ModelInfo, RuntimeFailure
-from mesh.runtimes.python.datatypes import Array
 from mesh.runtimes.python.model import InferRequest, ModelMetadata, PythonRuntime
+from mesh.tensors import Array
 
 _log = logging.getLogger(__name__)
 

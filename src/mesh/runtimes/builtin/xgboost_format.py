@@ -8,8 +8,8 @@ import xgboost
 
 from mesh.runtimes.builtin.formats import Servable
 from mesh.runtimes.builtin.matrix import INPUT, read_matrix
-from mesh.runtimes.python.datatypes import Array
 from mesh.runtimes.python.model import InferRequest, ModelMetadata, TensorSpec
+from mesh.tensors import Array
 
 
 class _XGBoostModel(Servable):

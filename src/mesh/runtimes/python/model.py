@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from mesh.runtimes.interface import ModelInfo
 
 if TYPE_CHECKING:
-    from mesh.runtimes.python.datatypes import Array
+    from mesh.tensors import Array
 
 Model = TypeVar("Model")
 Parameter = bool | int | float | str
