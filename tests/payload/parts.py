@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from mesh.payload import Data, Event, Options, PayloadKind, PlainPayload
+from mesh.payload import Data, Event, Options, PlainPayload
 
 METHOD = "inference.GRPCInferenceService/ModelInfer"
 
@@ -29,12 +29,12 @@ def options(told: Told | None = None, /, **members: Any) -> Options:
 
 def request(data: Data = b"q", /, **attributes: Any) -> PlainPayload:
     """The request of a call of model ``m``."""
-    return PlainPayload(**_CALL | {"kind": PayloadKind.REQUEST, "data": data} | attributes)
+    return PlainPayload(**_CALL | {"kind": "request", "data": data} | attributes)
 
 
 def response(data: Data | None = b"a", /, **attributes: Any) -> PlainPayload:
     """The response to `request`."""
-    return PlainPayload(**_CALL | {"kind": PayloadKind.RESPONSE, "data": data, "status": "OK"} | attributes)
+    return PlainPayload(**_CALL | {"kind": "response", "data": data, "status": "OK"} | attributes)
 
 
 _CALL: dict[str, Any] = {"id": "c1", "model_id": "m", "method": METHOD, "time": 1_700_000_000.0}

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Protocol, Self, TypeAlias
+from typing import Literal, Protocol, Self, TypeAlias
 
 Data: TypeAlias = bytes | memoryview
 """Bytes of a message. A view is of memory that the data plane holds, and keeps it there for as long as it lives."""
@@ -12,11 +11,8 @@ Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 """Names in lower case with values, in order, repeated names included. Values of ``-bin`` names are bytes."""
 
 
-class PayloadKind(StrEnum):
-    """Which side of a call a payload is from."""
-
-    REQUEST = "request"
-    RESPONSE = "response"
+PayloadKind: TypeAlias = Literal["request", "response"]
+"""Which side of a call a payload is from."""
 
 
 class Payload(Protocol):
