@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use crate::grpc::Status;
 use crate::journal::Context;
 use crate::lock::lock;
+use crate::trace_context::SpanContext;
 use crate::wake::Wake;
 
 /// A call that waits for Python.
@@ -17,6 +18,7 @@ pub struct Incoming {
     pub method: String,
     pub message: Bytes,
     pub context: Context,
+    pub trace: Option<SpanContext>,
 }
 
 pub enum Reply {

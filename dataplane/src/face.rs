@@ -28,6 +28,8 @@ use crate::plane::{Drain, Plane};
 use crate::policy::{Control, Rpc, StatusRule};
 use crate::settings::Settings;
 use crate::shard::{Command, Inbox, start};
+use crate::trace_context::{Sampler, SpanContext};
+use crate::trace_values::{TracedRequest, TracedStep};
 use crate::values::{Ask, Call, Comparison, Difference, HistogramSample, LogEntry, Totals, Usage};
 
 /// With its last request answered, a connection ends as soon as the other side has read so; one that is dead never does.
@@ -42,6 +44,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<Comparison>()?;
     module.add_class::<Difference>()?;
     module.add_class::<HistogramSample>()?;
+    module.add_class::<TracedRequest>()?;
+    module.add_class::<TracedStep>()?;
     module.add_class::<Totals>()?;
     module.add("TIME_BOUNDS_MS", TIME_BOUNDS.to_vec())?;
     module.add("SIZE_BOUNDS_BYTES", SIZE_BOUNDS.to_vec())?;
@@ -384,6 +388,7 @@ impl DataPlane {
             method: call.method,
             message: PyBytes::new(py, &call.message).unbind(),
             context: call.context.into_iter().collect(),
+            traceparent: call.trace.map(SpanContext::text).unwrap_or_default(),
         };
         self.plane.calls.take().into_iter().map(call).collect()
     }
@@ -416,6 +421,20 @@ impl DataPlane {
     fn take_log(&self) -> (Vec<LogEntry>, u64) {
         let (entries, missed) = self.plane.journal.take();
         (entries.into_iter().map(LogEntry::from).collect(), missed)
+    }
+
+    #[pyo3(signature = (*, share, follow_parents))]
+    fn set_tracing(&self, share: f64, follow_parents: bool) -> PyResult<()> {
+        if !(0.0..=1.0).contains(&share) {
+            return Err(bad("share", format!("must be 0 to 1, not {share}")));
+        }
+        self.plane.change_policy(|policy| policy.sampler = Some(Sampler::new(share, follow_parents)));
+        Ok(())
+    }
+
+    fn take_traces(&self) -> (Vec<TracedRequest>, u64) {
+        let (records, dropped) = self.plane.traces.take();
+        (records.into_iter().map(TracedRequest::from).collect(), dropped)
     }
 
     fn take_usage(&self) -> Vec<Usage> {

@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use crate::grpc::Status;
 use crate::journal::Context;
 use crate::lock::lock;
+use crate::trace_context::SpanContext;
 use crate::wake::Wake;
 
 /// Why the data plane asks.
@@ -60,6 +61,8 @@ pub struct Question {
     pub sent: Option<Instant>,
     pub deadline_ms: i64,
     pub context: Context,
+    /// The span that waits for the answer.
+    pub trace: Option<SpanContext>,
 }
 
 /// What Python answers.
@@ -82,6 +85,7 @@ struct FirstAsk {
 struct Pending {
     waiters: HashMap<u64, oneshot::Sender<Answer>>,
     first: Option<FirstAsk>,
+    trace: Option<SpanContext>,
 }
 
 #[derive(Default)]
@@ -123,16 +127,18 @@ impl Hub {
         state.next += 1;
         let joined = first.as_ref().and_then(|first| state.first.get(first).copied());
         let token = joined.unwrap_or(number);
-        let mut wake = false;
+        let (mut wake, mut of_other) = (false, None);
         match joined.and_then(|token| state.pending.get_mut(&token)) {
             Some(pending) => {
                 pending.waiters.insert(number, sender);
+                of_other = pending.trace;
             }
             None => {
                 if let Some(first) = &first {
                     state.first.insert(first.clone(), token);
                 }
-                state.pending.insert(token, Pending { waiters: HashMap::from([(number, sender)]), first });
+                let waiters = HashMap::from([(number, sender)]);
+                state.pending.insert(token, Pending { waiters, first, trace: question.trace });
                 wake = state.events.is_empty();
                 state.events.push((token, question));
             }
@@ -141,7 +147,7 @@ impl Hub {
         if wake {
             self.wake.wake();
         }
-        Waiter { hub: self, token, number, receiver }
+        Waiter { hub: self, token, number, receiver, joined: of_other }
     }
 
     /// The asks since the last call, those left out that nobody waits for any more.
@@ -178,6 +184,8 @@ pub struct Waiter<'a> {
     token: u64,
     number: u64,
     receiver: oneshot::Receiver<Answer>,
+    /// The span of the ask that this one joined.
+    pub joined: Option<SpanContext>,
 }
 
 impl Waiter<'_> {

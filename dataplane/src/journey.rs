@@ -20,6 +20,7 @@ use crate::metrics::{Metric, Series};
 use crate::model::{Choice, Lease, Ticket, Wanted};
 use crate::shadow::Mirrored;
 use crate::stream::Call;
+use crate::trace::StepKind;
 
 /// A server that refuses a stream gets it again so often, on another connection if need be.
 pub const MAX_REPLAYS: u32 = 10;
@@ -266,9 +267,11 @@ impl<'a> Journey<'a> {
     /// Waits for a slot of the local copy.
     async fn queue(&mut self, ticket: Ticket, client: &mut Client) -> Step {
         let counters = &self.call.state().counters;
+        let step = self.call.trace.step(|| StepKind::Queue);
         let since = Instant::now();
         counters.queued.fetch_add(1, Ordering::Relaxed);
         let granted = client.unless_ended(ticket.wait()).await;
+        drop(step);
         counters.queued.fetch_sub(1, Ordering::Relaxed);
         self.observe_queue_delay(since.elapsed().as_secs_f64() * 1000.0);
         match granted {
@@ -310,11 +313,13 @@ impl<'a> Journey<'a> {
         } else {
             call.state().counters.forwarded.fetch_add(1, Ordering::Relaxed);
         }
+        let step = call.trace.step(|| StepKind::Send(Arc::clone(endpoint)));
         let upstream = match endpoint.try_acquire(call.shard) {
             Some(upstream) => upstream,
             None => match Box::pin(client.unless_ended(endpoint.acquire(call.shard))).await {
                 Ok(Ok(upstream)) => upstream,
                 Ok(Err(Unreachable(why))) => {
+                    step.end(Code::UNAVAILABLE, &why);
                     self.tried.push(endpoint.id);
                     return Step::ask(Reason::Unreachable, Some(endpoint.id), why);
                 }
@@ -333,13 +338,15 @@ impl<'a> Journey<'a> {
         };
         let (vmodel_id, deadline) = (self.target.vmodel_id(), client.deadline);
         let head = || {
-            let headers = match endpoint.kind {
+            let mut headers = match endpoint.kind {
                 EndpointKind::Runtime => metadata::for_runtime(&call.headers, model_id),
                 _ => metadata::for_peer(&call.headers, model_id, vmodel_id, call.hops + 1),
             };
+            step.write(&mut headers);
             (upstream.sender(), call.request(endpoint, headers, deadline))
         };
         let outcome = exchange(head, injector, rules, body, client).await;
+        step.came_to(&outcome);
         let mut served = None;
         if let (EndpointKind::Runtime, Some(code)) = (endpoint.kind, outcome.code()) {
             let time = began.elapsed();
@@ -414,8 +421,12 @@ impl<'a> Journey<'a> {
             let message = format!("no copy was found in {MAX_ASKS} decisions; last: {}", failure.reason.name());
             return refuse(&Status::new(Code::UNAVAILABLE, message), client);
         }
-        let waiter = self.call.plane.hub.ask(self.question(&failure, client));
-        let answer = match client.unless_ended(waiter.answer()).await {
+        let step = self.call.trace.step(|| StepKind::Ask(failure.reason));
+        let waiter = self.call.plane.hub.ask(Question { trace: step.span(), ..self.question(&failure, client) });
+        step.joined(waiter.joined);
+        let answered = client.unless_ended(waiter.answer()).await;
+        step.decided(&answered);
+        let answer = match answered {
             Ok(Some(answer)) => answer,
             Ok(None) => return refuse(&Status::new(Code::UNAVAILABLE, "the instance is being stopped"), client),
             Err(ended) => return done(ended, client),
@@ -473,6 +484,7 @@ impl<'a> Journey<'a> {
             sent: self.sent,
             deadline_ms: client.deadline.map_or(-1, left),
             context: self.call.context(),
+            trace: None,
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::policy::Policy;
 use crate::settings::Settings;
 use crate::shadow::Shadows;
 use crate::table::Table;
+use crate::trace::Traces;
 
 pub struct Plane {
     pub settings: Settings,
@@ -27,6 +28,7 @@ pub struct Plane {
     pub journal: Journal,
     pub budget: Budget,
     pub shadows: Shadows,
+    pub traces: Traces,
     pub shards: Vec<ShardState>,
     policy: Mutex<Arc<Policy>>,
     endpoints: Mutex<HashMap<u32, Arc<Endpoint>>>,
@@ -73,6 +75,7 @@ impl Plane {
             calls: Calls::default(),
             journal: Journal::default(),
             shadows: Shadows::new(),
+            traces: Traces::default(),
             budget: Budget { used: AtomicUsize::new(0), most: settings.max_retained_bytes },
             shards: (0..settings.shards).map(|_| shard()).collect(),
             policy: Mutex::default(),

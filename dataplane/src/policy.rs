@@ -7,6 +7,7 @@ use crate::endpoint::Endpoint;
 use crate::grpc::Code;
 use crate::hub::Reason;
 use crate::journal;
+use crate::trace_context::Sampler;
 
 /// The runtime's own service: never for clients.
 pub const RUNTIME_SERVICE: &str = "/mmesh.ModelRuntime/";
@@ -21,6 +22,8 @@ pub struct Policy {
     pub allow_any_runtime_method: bool,
     pub status_rules: Vec<StatusRule>,
     pub log: journal::Wanted,
+    /// None traces nothing, and leaves the contexts of requests as they are.
+    pub sampler: Option<Sampler>,
 }
 
 #[derive(Clone)]

@@ -28,6 +28,7 @@ use crate::metrics::{Metric, Series};
 use crate::plane::{Plane, ShardState};
 use crate::policy::{Destination, Policy};
 use crate::timeout;
+use crate::trace::Trace;
 
 /// One request, as its head tells it.
 #[derive(Clone)]
@@ -43,6 +44,7 @@ pub struct Call {
     /// A peer forwarded it.
     pub from_peer: bool,
     pub hops: u32,
+    pub trace: Trace,
 }
 
 /// Serves one stream of a listener; None where it was answered at once.
@@ -53,7 +55,7 @@ pub fn serve(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) -> Option<impl Future<Output = ()> + Send + use<>> {
-    let (parts, recv) = request.into_parts();
+    let (mut parts, recv) = request.into_parts();
     let counters = &plane.shards[shard].counters;
     counters.requests.fetch_add(1, Ordering::Relaxed);
 
@@ -78,10 +80,12 @@ pub fn serve(
         client.status(&Status::new(Code::INVALID_ARGUMENT, message));
         return None;
     }
+    let policy = plane.policy();
     let call = Call {
         plane: Arc::clone(plane),
         shard,
-        policy: plane.policy(),
+        trace: Trace::enter(&policy, path.path(), peers, &mut parts.headers, arrived),
+        policy,
         path,
         arrived,
         peers,
@@ -103,6 +107,7 @@ struct Counted(Call);
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.state().counters.streams.fetch_sub(1, Ordering::Relaxed);
+        self.0.plane.traces.keep(&self.0.trace);
     }
 }
 
@@ -128,6 +133,11 @@ fn not_grpc(method: &Method, headers: &HeaderMap) -> Option<Response<()>> {
 }
 
 impl Call {
+    /// The same request as one of no trace.
+    pub fn untraced(&self) -> Call {
+        Call { trace: Trace::default(), ..self.clone() }
+    }
+
     pub fn state(&self) -> &ShardState {
         &self.plane.shards[self.shard]
     }
@@ -189,7 +199,9 @@ impl Call {
                 return;
             }
         };
-        let call = Incoming { method: self.method().to_owned(), message, context: self.context() };
+        self.trace.serves(self.method(), self.from_peer);
+        let call =
+            Incoming { method: self.method().to_owned(), message, context: self.context(), trace: self.trace.span() };
         let awaited = self.plane.calls.submit(call, &self.plane.hub.wake);
         match client.unless_ended(awaited.reply()).await {
             Ok(Some(Reply::Message(message))) => {
@@ -198,8 +210,12 @@ impl Call {
                 // HTTP/2 keeps what the client does not take at once.
                 client.data(framed(&message));
                 client.trailers(ok.trailers());
+                self.trace.ended(Code::OK, ("", ""), "");
             }
-            Ok(Some(Reply::Status(status))) => client.status(&status),
+            Ok(Some(Reply::Status(status))) => {
+                self.trace.ended(status.code, ("", ""), &status.message);
+                client.status(&status);
+            }
             Ok(None) => client.status(&Status::new(Code::UNAVAILABLE, "the instance is being closed")),
             Err(ended) => {
                 client.end(ended);
@@ -254,10 +270,12 @@ impl Call {
     }
 
     async fn infer(&self, body: &mut RequestBody<'_>, client: &mut Client) {
+        self.trace.serves(self.method(), self.from_peer);
         let target = match self.errand(body, client).await {
             Ok(Errand::One(target)) => target,
             Ok(Errand::Several(several)) => return Box::pin(self.infer_several(several, body, client)).await,
             Err(BodyError::Refused(status)) => {
+                self.trace.ended(status.code, ("", ""), &status.message);
                 if !self.peers {
                     self.log_failure(status.code, ("", ""), &status.message);
                 }
@@ -274,6 +292,7 @@ impl Call {
             mirrored.prepare(&self.plane, body, client);
         }
         let ending = journey.run(body, client).await;
+        self.trace.ended(ending.code, journey.ids(), "");
         if !self.peers {
             self.observe(&ending, &journey.series(ending.code, epoch_ms()), body);
             self.log_failure(ending.code, journey.ids(), "");
@@ -288,12 +307,18 @@ impl Call {
         let (ending, why) = fan_out(self, several, body, client).await;
         let series = self.state().metrics.series(self.method(), ending.code, "", "", epoch_ms());
         self.observe(&ending, &series, body);
+        self.trace.ended(ending.code, (&model_ids, &vmodel_ids), &why);
         self.log_failure(ending.code, (&model_ids, &vmodel_ids), &why);
     }
 
     /// What the log is to say of this request's own headers.
     pub fn context(&self) -> journal::Context {
-        self.policy.log.context(&self.headers)
+        let mut context = self.policy.log.context(&self.headers);
+        if let Some(span) = self.trace.span() {
+            context.push(("trace_id".to_owned(), span.trace_hex()));
+            context.push(("span_id".to_owned(), span.span_hex()));
+        }
+        context
     }
 
     /// Has the local runtime's part in this request logged, where that is wanted.

@@ -9,6 +9,7 @@ use pyo3::types::PyBytes;
 use crate::hub::Question;
 use crate::journal::Entry;
 use crate::metrics::Sample;
+use crate::trace_context::SpanContext;
 use crate::{model, shadow};
 
 #[pyclass(frozen, get_all, module = "mesh.dataplane")]
@@ -29,6 +30,7 @@ pub struct Ask {
     pub sent_ms_ago: i64,
     pub deadline_ms: i64,
     pub context: HashMap<String, String>,
+    pub traceparent: String,
 }
 
 #[pymethods]
@@ -47,6 +49,7 @@ pub struct Call {
     pub method: String,
     pub message: Py<PyBytes>,
     pub context: HashMap<String, String>,
+    pub traceparent: String,
 }
 
 #[pyclass(frozen, get_all, module = "mesh.dataplane")]
@@ -150,6 +153,7 @@ impl From<(u64, Question)> for Ask {
             sent_ms_ago: question.sent.map_or(-1, milliseconds_since),
             deadline_ms: question.deadline_ms,
             context: question.context.into_iter().collect(),
+            traceparent: question.trace.map(SpanContext::text).unwrap_or_default(),
         }
     }
 }

@@ -109,7 +109,8 @@ def begin(
     client: grpc.aio.Channel, method: str, request: bytes = b"", metadata: Metadata = MODEL
 ) -> "grpc.aio.UnaryUnaryCall[bytes, bytes]":
     """A unary call of ``test.Echo`` without a deadline, to be cancelled or awaited."""
-    multi: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = client.unary_unary(f"/test.Echo/{method}")
+    name = method if method.startswith("/") else f"/test.Echo/{method}"
+    multi: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = client.unary_unary(name)
     return multi(request, metadata=tuple(metadata))
 
 

@@ -17,6 +17,8 @@ from mesh.dataplane._dataplane import (
     Server,
     Talk,
     Totals,
+    TracedRequest,
+    TracedStep,
     Usage,
 )
 from mesh.dataplane.kinds import AskReason, EndpointKind
@@ -37,5 +39,7 @@ __all__ = [
     "Server",
     "Talk",
     "Totals",
+    "TracedRequest",
+    "TracedStep",
     "Usage",
 ]

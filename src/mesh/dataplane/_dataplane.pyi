@@ -26,6 +26,8 @@ __all__ = [
     "Server",
     "Talk",
     "Totals",
+    "TracedRequest",
+    "TracedStep",
     "Usage",
 ]
 
@@ -72,6 +74,9 @@ class Ask:
     deadline_ms: int
     #: Of the first of merged asks; as in `Call`.
     context: dict[str, str]
+    #: W3C ``traceparent`` of the span that waits for the answer, that of the first of merged asks; empty where it is
+    #: not sampled.
+    traceparent: str
 
 @final
 class Call:
@@ -82,8 +87,11 @@ class Call:
     method: str
     #: The request as it was serialized, decompressed where it was compressed.
     message: bytes
-    #: Values of the request headers that `DataPlane.set_logging` names, by their names in the log.
+    #: Values of the request headers that `DataPlane.set_logging` names, by their names in the log. Of a sampled request
+    #: also ``trace_id`` and ``span_id``.
     context: dict[str, str]
+    #: W3C ``traceparent`` of the span of this call; empty where it is not sampled.
+    traceparent: str
 
 @final
 class LogEntry:
@@ -107,6 +115,56 @@ class LogEntry:
     milliseconds: float
     #: As in `Call`.
     context: dict[str, str]
+
+@final
+class TracedRequest:
+    """A sampled request that ended here."""
+
+    trace_id: int
+    span_id: int
+    #: 0 where the trace begins here.
+    parent_id: int
+    #: W3C ``tracestate`` of its parent, or empty.
+    state: str
+    #: Epoch nanoseconds, as all times here.
+    began_ns: int
+    ended_ns: int
+    #: Full method name.
+    method: str
+    #: As in `LogEntry`, and so the next.
+    model_id: str
+    vmodel_id: str
+    #: A peer forwarded it.
+    from_peer: bool
+    #: Name of the gRPC status code.
+    code: str
+    #: As in `LogEntry`.
+    message: str
+    #: In the order in which they began.
+    steps: list[TracedStep]
+
+@final
+class TracedStep:
+    """A part of a sampled request.
+
+    ``queue``: it waited for a slot of the local copy. ``ask``: it waited for a decision. ``forward`` and ``runtime``: it
+    was sent to a peer, or to the local runtime, which saw this step as its parent.
+    """
+
+    kind: Literal["queue", "ask", "forward", "runtime"]
+    span_id: int
+    began_ns: int
+    ended_ns: int
+    #: Of an ask; empty otherwise.
+    reason: AskReason | Literal[""]
+    #: Of a request that was sent: the endpoint's name and address; empty otherwise.
+    target: str
+    address: str
+    #: Name of the gRPC status code that the step ended with; empty where it has none, or was left.
+    code: str
+    message: str
+    #: Trace id and span id of the ask that this one was merged with.
+    joined: tuple[int, int] | None
 
 @final
 class Usage:
@@ -399,6 +457,25 @@ class DataPlane:
 
     def take_log(self) -> tuple[list[LogEntry], int]:
         """Returns: what is to be logged since the last call, oldest first, and how many more there were."""
+
+    def set_tracing(self, *, share: float, follow_parents: bool) -> None:
+        """From now on requests are traced; before, the trace contexts in their heads go through as they are.
+
+        A sampled request gets a span of its own here (`take_traces`), and whatever it is sent to sees the span of that
+        attempt as its parent. What is not sampled is told so to whatever it is sent to. Management calls are traced
+        where their caller does so.
+
+        Args:
+            share: of traces that are sampled, 0 to 1, by the lower half of their id as OpenTelemetry's
+                ``TraceIdRatioBased`` does it.
+            follow_parents: that holds only for requests without a parent; what has one is sampled as that is.
+        """
+
+    def take_traces(self) -> tuple[list[TracedRequest], int]:
+        """Sampled requests that ended.
+
+        Returns: those since the last call, of which 2048 are kept, and how many more there were since the start.
+        """
 
     def take_usage(self) -> list[Usage]:
         """Returns: local copies used since the last call, and those with requests in flight now."""
