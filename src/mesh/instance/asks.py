@@ -31,6 +31,7 @@ from mesh.placement import (
     next_step,
 )
 from mesh.registry import Registry
+from mesh.tracing import Spans, enter
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Asks:
         serving_address: where the model server takes requests.
         now_ms: epoch milliseconds.
         caps: how much is done for one request.
+        spans: takes what is traced.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Asks:
         metrics: Metrics,
         now_ms: Callable[[], int],
         caps: RequestCaps,
+        spans: Spans,
     ) -> None:
         self._instance_id = instance_id
         self._registry = registry
@@ -81,6 +84,7 @@ class Asks:
         self._metrics = metrics
         self._now_ms = now_ms
         self._caps = caps
+        self._spans = spans
         self._answering: set[asyncio.Task[None]] = set()
 
     def take(self) -> None:
@@ -101,6 +105,7 @@ class Asks:
     async def _answer(self, ask: Ask) -> None:
         # This task's alone.
         logs.request_context.set(ask.context)
+        enter(self._spans, ask.traceparent)
         try:
             await self._decide(ask)
         except MeshError as error:

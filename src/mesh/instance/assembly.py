@@ -39,6 +39,7 @@ from mesh.instance.self_view import SelfView
 from mesh.instance.server_calls import ServerCalls
 from mesh.instance.settings import Settings
 from mesh.instance.settings.fields import boolean
+from mesh.instance.tracing import Tracing, make_tracing
 from mesh.instance.upkeep import Upkeep, make_upkeep
 from mesh.instance.usage import Rates
 from mesh.instance.vmodels import VModelParts, assemble_vmodels
@@ -53,6 +54,7 @@ from mesh.placement import (
 )
 from mesh.registry import Registry
 from mesh.runtimes import ModelInfo, ModelRuntime, OpenChannel, RuntimeParameters
+from mesh.tracing import Spans
 
 #: What a pure router assumes, having no model server to tell: model size in bytes, load time in milliseconds.
 ROUTER_DEFAULT_MODEL_BYTES = 1 << 20
@@ -90,6 +92,7 @@ class Parts:
     dynamic: DynamicSettings
     request_log: RequestLog
     recorder: Recorder | None
+    tracing: Tracing | None
 
 
 def make_dataplane(settings: Settings) -> DataPlane:
@@ -130,6 +133,10 @@ def assemble(
     metrics = Metrics(
         per_model=settings.metrics.per_model, full_method_names=settings.metrics.full_method_names
     )
+    tracing = make_tracing(settings, dataplane)
+    spans = Spans() if tracing is None else tracing.spans
+    if tracing is not None:
+        metrics.register(tracing)
     limited = parameters is not None and parameters.limit_model_concurrency
     ring, rates, peers = DecisionRing(), Rates(limited=limited), Peers(dataplane, open_channel)
     load_times = LoadTimes(parameters.loading_timeout_ms if parameters else ROUTER_LOADING_TIMEOUT_MS)
@@ -270,6 +277,7 @@ def assemble(
         metrics,
         now_ms,
         caps,
+        spans,
     )
     policies = Policies(registry, read_only=settings.lifecycle.read_only)
     answers = ServerAnswers(settings.version)
@@ -322,7 +330,7 @@ def assemble(
         upkeep=upkeep,
         vmodels=vmodels,
         management=management,
-        inbox=Inbox(dataplane, asks, Calls(dataplane, rpcs)),
+        inbox=Inbox(dataplane, asks, Calls(dataplane, rpcs, spans)),
         control=ControlServer(rpcs, answers, run_dir=settings.run_dir),
         collector=InstanceCollector(
             metrics,
@@ -336,4 +344,5 @@ def assemble(
         dynamic=dynamic,
         request_log=RequestLog(dataplane, settings.request_log, dynamic),
         recorder=recorder,
+        tracing=tracing,
     )

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from mesh.dataplane import Call, DataPlane
 from mesh.instance import logs
 from mesh.instance.errors import MeshError, Reason, invalid
+from mesh.tracing import Spans, enter
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +40,13 @@ class Calls:
 
     Args:
         rpcs: by full method name.
+        spans: takes what is traced.
     """
 
-    def __init__(self, dataplane: DataPlane, rpcs: Mapping[str, Rpc]) -> None:
+    def __init__(self, dataplane: DataPlane, rpcs: Mapping[str, Rpc], spans: Spans) -> None:
         self._dataplane = dataplane
         self.rpcs = rpcs
+        self._spans = spans
         self._answering: set[asyncio.Task[None]] = set()
 
     def take(self) -> None:
@@ -57,6 +60,7 @@ class Calls:
     async def _answer(self, call: Call) -> None:
         # This task's alone.
         logs.request_context.set(call.context)
+        enter(self._spans, call.traceparent)
         try:
             reply = await self._reply(call)
         except MeshError as error:

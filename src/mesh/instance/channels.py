@@ -17,6 +17,7 @@ from grpc import aio
 
 from mesh.dataplane import Caller, Server
 from mesh.instance.streams import Parse, Serialize, Stream, failure
+from mesh.tracing import SpanKind, current, of_call, of_server, span
 
 Options = Sequence[tuple[str, Any]]
 """Of a channel; here ``grpc.default_authority`` and pings without calls are heeded."""
@@ -134,6 +135,23 @@ class _Channel(aio.Channel):
             grpc.aio.AioRpcError: any status but OK.
             grpc.aio.UsageError: the channel is closed.
         """
+        if current() is None:
+            return await self._make(method, message, timeout_s, metadata)
+        name = method.removeprefix("/")
+        with span(name, {**of_call(name), **of_server(self._address)}, kind=SpanKind.CLIENT) as made:
+            if made.context is not None:
+                metadata = (*metadata, ("traceparent", made.context.traceparent))
+            try:
+                answer = await self._make(method, message, timeout_s, metadata)
+            except aio.AioRpcError as error:
+                made.set(of_call(name, error.code().name))
+                raise
+            made.set(of_call(name, "OK"))
+            return answer
+
+    async def _make(
+        self, method: str, message: bytes, timeout_s: float | None, metadata: Sequence[tuple[str, str]]
+    ) -> bytes:
         if self._closed:
             raise aio.UsageError(f"the channel to {self._address} is closed")
         token = self._server.call(method, message, timeout_s, metadata)

@@ -168,6 +168,8 @@ class Instance:
         run("request log", parts.request_log.run())
         if parts.recorder is not None:
             run("recorder", parts.recorder.run())
+        if parts.tracing is not None:
+            run("tracing", parts.tracing.run())
         run("method rules", self.rules.follow(parts.dataplane))
         run("type rules", self._type_rules.follow(parts.candidates, parts.self_view))
         for name, loop in parts.upkeep.loops():
@@ -334,3 +336,5 @@ async def _close_parts(parts: Parts) -> None:
     parts.routes.close()
     await parts.peers.close()
     await parts.control.close(0.5)
+    if parts.tracing is not None:
+        await parts.tracing.close()

@@ -9,6 +9,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import grpc
 from mesh.dataplane import DataPlane, Usage
 from mesh.instance.chronicle import Chronicle
 from mesh.instance.errors import status_from_number
+from mesh.instance.load_trace import LoadTrace
 from mesh.instance.outcomes import RUNTIME_DOWN, LoadOutcome
 from mesh.instance.registration import Registration
 from mesh.instance.server_calls import ServerCalls
@@ -92,6 +94,7 @@ class _Wanted:
     model: ModelInfo
     company: Company
     outcome: asyncio.Future[LoadOutcome]
+    trace: LoadTrace
     max_concurrency: int = 0
 
 
@@ -179,7 +182,9 @@ class Loader:
         wanted = self._wanted.get(model_id)
         if wanted is None:
             outcome: asyncio.Future[LoadOutcome] = asyncio.get_running_loop().create_future()
-            wanted = self._wanted[model_id] = _Wanted(model, company, outcome)
+            wanted = self._wanted[model_id] = _Wanted(model, company, outcome, LoadTrace(model))
+        else:
+            wanted.trace.joined(wanted.outcome)
         self.handle(
             LoadRequested(
                 model_id,
@@ -307,20 +312,23 @@ class Loader:
     def _carry_out(self, instruction: Instruction) -> None:
         match instruction:
             case Register():
-                self._start(self._register(instruction, self._wanted[instruction.model_id]))
+                work = self._register(instruction, self._wanted[instruction.model_id])
+                self._start(instruction.model_id, work)
             case PredictSize():
                 model = self._wanted[instruction.model_id].model
-                self._start(self._then_handle(self._server.predict_size(instruction, model)))
+                work = self._then_handle(self._server.predict_size(instruction, model))
+                self._start(instruction.model_id, work)
             case StartLoad():
                 key = (instruction.model_id, instruction.load_id)
                 wanted = self._wanted[instruction.model_id]
-                task = self._loads[key] = self._start(self._load(instruction, wanted))
+                task = self._loads[key] = self._start(key[0], self._load(instruction, wanted))
                 task.add_done_callback(lambda _: self._loads.pop(key, None))
             case CancelLoad():
                 if load := self._loads.get((instruction.model_id, instruction.load_id)):
                     load.cancel()
             case MeasureSize():
-                self._start(self._then_handle(self._server.measure_size(instruction)))
+                work = self._then_handle(self._server.measure_size(instruction))
+                self._start(instruction.model_id, work)
             case CloseCopy():
                 self._close_copy(instruction)
             case Deregister():
@@ -328,7 +336,8 @@ class Loader:
                 self._registration.remove_copy(instruction.model_id, instruction.last_used_ms)
                 self._chronicle.left(instruction)
             case StartUnload():
-                unload = self._start(self._then_handle(self._server.unload(instruction)))
+                work = self._then_handle(self._server.unload(instruction))
+                unload = self._start(instruction.model_id, work)
                 self._unloads[instruction.model_id] = unload
                 unload.add_done_callback(lambda done: self._unload_ended(instruction.model_id, done))
             case ReportLoaded():
@@ -349,8 +358,11 @@ class Loader:
             case WakeAt():
                 self._wake_at(instruction.time_ms)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
+    def _start(self, model_id: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        wanted = self._wanted.get(model_id)
+        # Not that of the event which happens to lead here: it may be about another model, or long ago.
+        context = Context() if wanted is None else wanted.trace.context.copy()
+        task = asyncio.get_running_loop().create_task(work, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
@@ -433,6 +445,7 @@ class Loader:
         model_id = report.model_id
         if report.fresh:
             wanted = self._wanted[model_id]
+            wanted.trace.loaded(report.units)
             self._serving[model_id] = wanted.max_concurrency
             if wanted.company.copies > 1:
                 self._registration.confirm_copy(model_id)
@@ -471,5 +484,7 @@ class Loader:
 
     def _resolve(self, model_id: str, outcome: LoadOutcome) -> None:
         wanted = self._wanted.pop(model_id, None)
-        if wanted is not None and not wanted.outcome.done():
-            wanted.outcome.set_result(outcome)
+        if wanted is not None:
+            wanted.trace.ended(outcome)
+            if not wanted.outcome.done():
+                wanted.outcome.set_result(outcome)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -45,6 +45,7 @@ from mesh.placement import (
 from mesh.protos import peer_pb2
 from mesh.registry import Company, InvalidRecord, ModelRecord, Registry, RegistryError
 from mesh.runtimes import ModelInfo
+from mesh.tracing import MODEL, Attribute, SpanContext, current, span
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ log = logging.getLogger(__name__)
 WAIT_FOR_INSTANCES_S = 3.0
 #: Between two looks meanwhile, seconds.
 LOOK_AGAIN_S = 0.1
+#: Refusals that are told with a placement's span; a mesh may have a thousand instances.
+MOST_TOLD = 20
 #: A peer ends every load by itself well before this, seconds.
 LOAD_CALL_TIMEOUT_S = 1_800.0
 
@@ -65,6 +68,14 @@ class Found:
     """
 
     peer: Peer | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Placing:
+    """A placement under way, and the span on behalf of which it is."""
+
+    task: asyncio.Task[Found]
+    cause: SpanContext | None
 
 
 class Placer:
@@ -103,7 +114,7 @@ class Placer:
         self._caps = caps
         self._random = random
         self._now_ms = now_ms
-        self._placing: dict[str, asyncio.Task[Found]] = {}
+        self._placing: dict[str, _Placing] = {}
 
     async def ensure_copy(
         self,
@@ -141,12 +152,15 @@ class Placer:
                 },
                 beside=set(tried),
             )
-            placing = asyncio.get_running_loop().create_task(self._place(attempt))
-            self._placing[model_id] = placing
-            placing.add_done_callback(lambda task: self._placed(model_id, task))
-        elif urgent and self._loader is not None:
+            task = asyncio.get_running_loop().create_task(self._place(attempt))
+            self._placing[model_id] = _Placing(task, current())
+            task.add_done_callback(lambda task: self._placed(model_id, task))
+            return await asyncio.shield(task)
+        if urgent and self._loader is not None:
             self._loader.hurry(model_id)
-        return await asyncio.shield(placing)
+        links = () if placing.cause is None else (placing.cause,)
+        with span("mesh.wait", {MODEL: model_id}, links=links):
+            return await asyncio.shield(placing.task)
 
     def is_placing(self, model_id: str) -> bool:
         """Whether a copy is being brought to an instance on behalf of this one."""
@@ -237,7 +251,7 @@ class Placer:
 
     async def close(self) -> None:
         """Ends what is under way."""
-        tasks = tuple(self._placing.values())
+        tasks = tuple(placing.task for placing in self._placing.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -288,7 +302,9 @@ class Placer:
             if instance_id is None:
                 if full := attempt.full_number(record.copies, record.max_copies, self._routes.stays):
                     raise last or _enough(model_id, full)
-                placement = await self._choose(record, attempt)
+                with span("mesh.place", {MODEL: model_id}) as made:
+                    placement = await self._choose(record, attempt)
+                    made.set(_told(placement))
                 if placement.chosen is None:
                     raise last or _nowhere(model_id, placement, record)
                 instance_id, why = placement.chosen, placement.message
@@ -431,6 +447,15 @@ class Placer:
         else:
             candidates.reservations.release(model_id, instance_id)
         return outcome
+
+
+def _told(placement: Placement) -> Mapping[str, Attribute]:
+    refused = [f"{one.instance_id}: {one.refused}" for one in placement.candidates if one.refused]
+    return {
+        "mesh.place.chosen": placement.chosen or "",
+        "mesh.place.reason": placement.message,
+        "mesh.place.refused": tuple(refused[:MOST_TOLD]),
+    }
 
 
 def _gone(model_id: str, instance_id: str) -> MeshError:

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import grpc
 
@@ -26,6 +27,7 @@ from mesh.placement import (
     to_units,
 )
 from mesh.runtimes import ModelInfo, ModelRuntime, RuntimeFailure
+from mesh.tracing import MODEL, OpenSpan, record, span
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +58,9 @@ class ServerCalls:
     async def predict_size(self, order: PredictSize, model: ModelInfo) -> SizePredicted:
         """Asks how large a model is going to be."""
         try:
-            async with asyncio.timeout(PREDICT_TIMEOUT_S):
-                size = await self._runtime.predict_size(model)
+            with _sizing(order.model_id, "predicted"):
+                async with asyncio.timeout(PREDICT_TIMEOUT_S):
+                    size = await self._runtime.predict_size(model)
         except Exception as error:  # noqa: BLE001 - see above
             _log(error, "size not predicted", order.model_id)
             size = None
@@ -71,11 +74,13 @@ class ServerCalls:
         Returns: how that went, and how many requests the copy takes at once, 0 for any number.
         """
         self._metrics.observe("loading_queue_delay_milliseconds", order.queued_ms, order.model_id)
+        record("mesh.load.queue", order.queued_ms, {MODEL: order.model_id})
         began = time.monotonic()
         deadline = asyncio.timeout(order.timeout_ms / 1_000)
         try:
             async with deadline:
-                loaded = await self._runtime.load(model)
+                with span("mesh.load.server", {MODEL: order.model_id}):
+                    loaded = await self._runtime.load(model)
         except Exception as error:  # noqa: BLE001 - see above
             self._metrics.count("loadmodel_failure")
             if deadline.expired() and isinstance(error, TimeoutError):
@@ -93,7 +98,8 @@ class ServerCalls:
         """Asks how large a loaded model is."""
         began = time.monotonic()
         try:
-            size = await self._runtime.model_size(order.model_id)
+            with _sizing(order.model_id, "measured"):
+                size = await self._runtime.model_size(order.model_id)
         except Exception as error:  # noqa: BLE001 - see above
             _log(error, "size not measured", order.model_id)
             size = None
@@ -112,6 +118,10 @@ class ServerCalls:
             return UnloadFailed(order.model_id, _text(error))
         self._metrics.observe("unloadmodel_milliseconds", (time.monotonic() - began) * 1_000, order.model_id)
         return UnloadFinished(order.model_id)
+
+
+def _sizing(model_id: str, how: str) -> AbstractContextManager[OpenSpan]:
+    return span("mesh.size", {MODEL: model_id, "mesh.size.how": how})
 
 
 def _load_failed(order: StartLoad, error: Exception) -> LoadFailed:

@@ -22,6 +22,7 @@ from mesh.runtimes import (
     RuntimeParameters,
     RuntimeReturned,
 )
+from mesh.tracing import MODEL, span
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -169,7 +170,8 @@ class PullingRuntime(ModelRuntime):
 
     async def _load(self, model: ModelInfo) -> LoadedModel:
         try:
-            pulled = await self._puller.pull(model.model_id, model.path, model.key)
+            with span("mesh.pull", {MODEL: model.model_id}):
+                pulled = await self._puller.pull(model.model_id, model.path, model.key)
         except PullFailure as error:
             raise _as_runtime_failure(error) from error
         try:

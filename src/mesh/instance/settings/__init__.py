@@ -10,6 +10,7 @@ from mesh.instance.settings.placement import PlacementSettings
 from mesh.instance.settings.recording import RecordingSettings
 from mesh.instance.settings.registrations import RegistrationSettings
 from mesh.instance.settings.request_log import RequestLogSettings
+from mesh.instance.settings.tracing import TracingSettings
 from mesh.instance.settings.upkeep import UpkeepSettings
 from mesh.instance.settings.vmodels import VModelSettings
 
@@ -25,6 +26,7 @@ __all__ = [
     "SettingDescription",
     "SettingError",
     "Settings",
+    "TracingSettings",
     "UpkeepSettings",
     "VModelSettings",
     "describe",

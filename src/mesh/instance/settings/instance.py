@@ -32,6 +32,7 @@ from mesh.instance.settings.placement import PlacementSettings
 from mesh.instance.settings.recording import RecordingSettings
 from mesh.instance.settings.registrations import RegistrationSettings
 from mesh.instance.settings.request_log import RequestLogSettings
+from mesh.instance.settings.tracing import TracingSettings
 from mesh.instance.settings.upkeep import UpkeepSettings
 from mesh.instance.settings.vmodels import VModelSettings
 
@@ -166,6 +167,7 @@ class Settings:
     request_log: RequestLogSettings = group(RequestLogSettings)
     recording: RecordingSettings = group(RecordingSettings)
     vmodels: VModelSettings = group(VModelSettings)
+    tracing: TracingSettings = group(TracingSettings)
     pull_models: bool = setting(
         "USE_EMBEDDED_PULLER",
         boolean,
