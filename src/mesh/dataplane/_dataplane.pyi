@@ -147,7 +147,7 @@ class TracedRequest:
 class TracedStep:
     """A part of a sampled request.
 
-    ``queue``: it waited for a slot of the local copy. ``ask``: it waited for a decision. ``forward`` and ``runtime``: it
+    ``queue``: it waited for a slot of the local copy. ``ask``: it waited for a decision. ``forward``, ``runtime``: it
     was sent to a peer, or to the local runtime, which saw this step as its parent.
     """
 
