@@ -2,8 +2,8 @@
 
     python -m bench.pull [--rounds 3] [--large-mib 1024]
 
-Each pull runs in a process of its own, subjects in turn. Wall time, CPU (user and system) and the largest resident
-memory are those of that process; the server's are not counted.
+Each pull runs in a process of its own, subjects in turn, and another one first in each round. Wall time, CPU (user and
+system) and the largest resident memory are those of that process; the server's are not counted.
 """
 
 import argparse
@@ -187,6 +187,8 @@ def measure(subject: str, scenario: Scenario, server: S3Server, folder: Path) ->
     target = folder / "target"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
+    # Whoever comes next would else wait for the disk to take what others have written.
+    os.sync()
     told = json.dumps(
         {
             "server": server.storage_config(),
@@ -223,9 +225,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             scenarios = fill(server, settings.large_mib)
             costs: dict[tuple[str, str], list[Cost]] = {}
-            for _ in range(settings.rounds):
+            subjects = list(SUBJECTS)
+            for round_number in range(settings.rounds):
+                first = round_number % len(subjects)
                 for scenario in scenarios:
-                    for subject in SUBJECTS:
+                    for subject in subjects[first:] + subjects[:first]:
                         cost = measure(subject, scenario, server, folder)
                         costs.setdefault((scenario.name, subject), []).append(cost)
         finally:

@@ -1,8 +1,9 @@
-"""An S3 server that misbehaves as told; the real one never does."""
+"""An object store that misbehaves as told; the real ones never do. Speaks as S3 and Google do, and as Azure."""
 
+import itertools
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -16,6 +17,7 @@ class FaultyS3:
 
     Attributes:
         objects: content by key.
+        tag: gives the entity tag of a content.
         faults: by key, what to do instead of sending the object; each is used up by one request. The key
             ``?list`` stands for listings.
         requests: method and key of each request so far.
@@ -24,6 +26,8 @@ class FaultyS3:
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.faults: defaultdict[str, list[str]] = defaultdict(list)
+        self.tag: Callable[[bytes], str] = lambda content: f"{hash(content) & 0xFFFFFFFF:08x}"
+        self.damages = itertools.count(1)
         self.requests: list[tuple[str, str]] = []
         self.hang_up = threading.Event()
         owner = self
@@ -61,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
         state = self.server_state
         url = urlsplit(self.path)
         query = parse_qs(url.query)
-        listing = "list-type" in query
+        listing = "list-type" in query or "comp" in query
         key = "?list" if listing else unquote(url.path).lstrip("/").partition("/")[2]
         state.requests.append((self.command, key))
         fault = state.faults[key].pop(0) if state.faults[key] else ""
@@ -79,9 +83,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _list(self, query: dict[str, list[str]]) -> None:
         prefix = query.get("prefix", [""])[0]
-        after = query.get("continuation-token", [""])[0]
+        after = query.get("continuation-token", query.get("marker", [""]))[0]
         keys = sorted(key for key in self.server_state.objects if key.startswith(prefix) and key > after)
         page, rest = keys[:PAGE], keys[PAGE:]
+        if "comp" in query:
+            self._list_for_azure(page, page[-1] if rest else "")
+            return
         entries = "".join(
             f"<Contents><Key>{escape(key)}</Key><LastModified>2024-01-01T00:00:00.000Z</LastModified>"
             f"<ETag>{escape(self._e_tag(key))}</ETag><Size>{len(self.server_state.objects[key])}</Size></Contents>"
@@ -93,6 +100,16 @@ class _Handler(BaseHTTPRequestHandler):
             f"<ListBucketResult><IsTruncated>{'true' if rest else 'false'}</IsTruncated>{more}{entries}"
             "</ListBucketResult>".encode(),
         )
+
+    def _list_for_azure(self, page: list[str], marker: str) -> None:
+        entries = "".join(
+            f"<Blob><Name>{escape(key)}</Name><Properties><Last-Modified>Mon, 01 Jan 2024 00:00:00 GMT</Last-Modified>"
+            f"<Etag>{escape(self._e_tag(key))}</Etag><Content-Length>{len(self.server_state.objects[key])}"
+            "</Content-Length><Content-Type>x/y</Content-Type></Properties></Blob>"
+            for key in page
+        )
+        told = f"<Blobs>{entries}</Blobs><NextMarker>{escape(marker)}</NextMarker>"
+        self._send(200, f"<EnumerationResults>{told}</EnumerationResults>".encode())
 
     def _object(self, key: str, fault: str) -> None:
         content = self.server_state.objects[key]
@@ -120,6 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in {"truncate", "ignore-range"}:
             self.wfile.write(body[: len(body) // 2])
             self.close_connection = True
+        elif fault == "damage":
+            at = next(self.server_state.damages) % len(body)
+            self.wfile.write(body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :])
         elif fault == "drip":
             self._drip(body)
         elif fault == "stall":
@@ -151,4 +171,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _e_tag(self, key: str) -> str:
-        return f'"{hash(self.server_state.objects[key]) & 0xFFFFFFFF:08x}"'
+        return f'"{self.server_state.tag(self.server_state.objects[key])}"'

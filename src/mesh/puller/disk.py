@@ -49,7 +49,7 @@ def check_space(root: Path, wanted: int, spoken_for: int, reserved: int) -> None
 def disk_failure(error: OSError, doing: str) -> PullFailure:
     """Puts a failure of the local disk in the puller's terms."""
     code = Code.INTERNAL
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         code = Code.RESOURCE_EXHAUSTED
     elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
         code = Code.PERMISSION_DENIED

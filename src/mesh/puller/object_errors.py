@@ -71,6 +71,14 @@ class Errors:
             Code.UNAVAILABLE, f"'{key}' in {self.place} ended after {got} of {wanted} bytes, in every attempt"
         )
 
+    def corrupt(self, key: str, md5: str, wanted: str) -> PullFailure:
+        """The content is not what its tag says."""
+        return PullFailure(
+            Code.UNAVAILABLE,
+            f"'{key}' in {self.place} arrived damaged in every attempt, last with MD5 {md5} and not {wanted}; "
+            "look after the network and the store",
+        )
+
     def of(self, error: Exception, doing: str) -> PullFailure:
         """Finds the kind of a failure and words it.
 

@@ -16,7 +16,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Advance: TypeAlias = Callable[[int], None]
-"""Told of bytes that were written; negative where bytes are to be fetched again."""
+"""Told of bytes that were written, by any thread; negative where bytes are to be fetched again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,13 @@ class Workshop:
         settings: of the puller.
         threads: for blocking file work.
         downloads: a slot for each file that is fetched at once.
+        other_tags: buckets where entity tags that look like MD5 are none.
     """
 
     settings: PullerSettings
     threads: Executor
     downloads: asyncio.Semaphore = field(repr=False)
+    other_tags: set[str] = field(default_factory=set, repr=False)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs file work in a thread.

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -66,9 +67,11 @@ class _Pull:
     to_write_bytes: int = 0
     published: bool = False
     task: "asyncio.Task[Pulled]" = field(init=False)
+    _counting: threading.Lock = field(default_factory=threading.Lock)
 
     def advance(self, count: int) -> None:
-        self.done_bytes += count
+        with self._counting:
+            self.done_bytes += count
 
     @property
     def spoken_for_bytes(self) -> int:

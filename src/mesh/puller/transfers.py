@@ -2,9 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from io import BufferedRandom
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,15 +12,18 @@ import obstore
 import obstore.store
 from obstore.exceptions import BaseError
 
+from mesh.puller.bodies import Body
 from mesh.puller.failure import Code, PullFailure
 from mesh.puller.object_errors import Errors
 from mesh.puller.provider import Advance, Workshop
 
 if TYPE_CHECKING:
-    from obstore import GetOptions, ObjectMeta
+    from obstore import Bytes, BytesStream, GetOptions, ObjectMeta
 
-_WRITE_BYTES = 1 << 20
-"""Bytes that go to the disk at once; with the number of downloads this bounds the memory that pulls take."""
+_WRITE_BYTES = 256 << 10
+"""Bytes that go to the disk at once, at least; with the number of downloads this bounds the memory of pulls."""
+
+_MD5 = re.compile(r"[0-9A-Fa-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +52,17 @@ class _Piece:
     end: int
 
     @property
+    def size(self) -> int:
+        return self.end - self.start
+
+    @property
     def whole(self) -> bool:
-        return self.start == 0 and self.end == self.file.size
+        return self.size == self.file.size
+
+    @property
+    def md5(self) -> str:
+        """What its content hashes to, where the tag may be that."""
+        return self.file.e_tag.lower() if self.whole and _MD5.fullmatch(self.file.e_tag) else ""
 
 
 class Transfers:
@@ -104,8 +116,9 @@ class Transfers:
     async def _fetch(self, piece: _Piece, target: Path, advance: Advance) -> None:
         settings = self._workshop.settings
         delay = settings.retry_delay_s
+        transfer = _Transfer(piece, advance)
         for attempt in range(1, settings.attempts + 1):
-            transfer = _Transfer(advance)
+            transfer.hashed = bool(piece.md5) and self._errors.place not in self._workshop.other_tags
             try:
                 await self._attempt(piece, target, transfer)
             except _BrokenBody as broken:
@@ -136,25 +149,41 @@ class Transfers:
             raise self._errors.of(error, what) from None
         if answer.meta["size"] != file.size or (file.e_tag and plain_e_tag(answer.meta) != file.e_tag):
             raise self._errors.changed(file.key)
-        output = await self._workshop.run(_open, target, piece.start)
         try:
-            chunks = aiter(answer.stream(min_chunk_size=_WRITE_BYTES))
-            while True:
+            if piece.size <= _WRITE_BYTES:
+                content = await answer.bytes_async()
+                body = transfer.body([content], target)
+                await self._workshop.run(body.write)
+            else:
+                body = transfer.body(answer.stream(min_chunk_size=_WRITE_BYTES), target)
                 try:
-                    chunk = await anext(chunks, None)
-                except (BaseError, OSError, ValueError) as error:
-                    failure = self._errors.of(error, what)
-                    if failure.code in {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED}:
-                        raise _BrokenBody(failure) from None
-                    raise failure from None
-                if chunk is None:
-                    break
-                await self._workshop.run(output.write, chunk)
-                transfer.advance(len(chunk))
-        finally:
-            await self._workshop.run(output.close)
-        if transfer.bytes != piece.end - piece.start:
-            raise _BrokenBody(self._errors.cut_short(file.key, transfer.bytes, piece.end - piece.start))
+                    await body.arrive()
+                except asyncio.CancelledError:
+                    await self._workshop.run(body.give_up)
+                    raise
+        except (BaseError, ValueError) as error:
+            raise self._broken(error, what) from None
+        except OSError as error:
+            # The client's own are OSErrors, too, where the disk's have a number.
+            if error.errno is not None:
+                raise
+            raise self._broken(error, what) from None
+        if transfer.bytes != piece.size:
+            raise _BrokenBody(self._errors.cut_short(file.key, transfer.bytes, piece.size))
+        self._check_hash(piece, body.md5, transfer)
+
+    def _check_hash(self, piece: _Piece, md5: str, transfer: "_Transfer") -> None:
+        if not transfer.hashed or md5 == piece.md5:
+            return
+        if md5 != transfer.hashed_before:
+            transfer.hashed_before = md5
+            raise _BrokenBody(self._errors.corrupt(piece.file.key, md5, piece.md5))
+        # Accidents do not repeat themselves: a store that encrypts with its own keys has tags of another kind.
+        self._workshop.other_tags.add(self._errors.place)
+
+    def _broken(self, error: Exception, what: str) -> Exception:
+        failure = self._errors.of(error, what)
+        return _BrokenBody(failure) if failure.code in {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED} else failure
 
 
 def plain_e_tag(meta: "ObjectMeta") -> str:
@@ -163,11 +192,23 @@ def plain_e_tag(meta: "ObjectMeta") -> str:
 
 
 class _Transfer:
-    """Counts the bytes of one attempt, so that those of a broken one can be taken back."""
+    """Attempts to fetch a piece: counts the bytes of one, so that those of a broken one can be taken back.
 
-    def __init__(self, advance: Advance) -> None:
+    Attributes:
+        bytes: of this attempt.
+        hashed: whether the content is compared with its tag.
+        hashed_before: what the content of an earlier attempt hashed to, where it was not what the tag says.
+    """
+
+    def __init__(self, piece: _Piece, advance: Advance) -> None:
+        self._piece = piece
         self._advance = advance
         self.bytes = 0
+        self.hashed = False
+        self.hashed_before = ""
+
+    def body(self, chunks: "Iterable[Bytes] | BytesStream", target: Path) -> Body:
+        return Body(chunks, target, self._piece.start, self._piece.size, self.advance, hashed=self.hashed)
 
     def advance(self, count: int) -> None:
         self.bytes += count
@@ -182,12 +223,3 @@ class _BrokenBody(Exception):
     def __init__(self, failure: PullFailure) -> None:
         super().__init__(failure.message)
         self.failure = failure
-
-
-def _open(target: Path, start: int) -> BufferedRandom:
-    """Opens a file to write from an offset on, and leaves what other pieces have written."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.touch()
-    output = target.open("r+b")
-    output.seek(start)
-    return output

@@ -4,8 +4,8 @@ import asyncio
 import hashlib
 import random
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import aiohttp
 from yarl import URL
 
+from mesh.puller.disk import disk_failure
 from mesh.puller.failure import Code, PullFailure
 from mesh.puller.provider import Advance, Workshop
 
@@ -370,19 +371,33 @@ class _Download:
         self.written = 0
         if self.hash is not None:
             self.hash = hashlib.sha256()
-        await workshop.run(self._target.write_bytes, b"")
+        with _on_disk():
+            await workshop.run(self._target.write_bytes, b"")
 
     async def write(self, answer: aiohttp.ClientResponse, workshop: Workshop) -> None:
-        output = await workshop.run(self._target.open, "ab")
+        with _on_disk():
+            output = await workshop.run(self._target.open, "ab", 0)
         try:
             async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
-                await workshop.run(self._take, output, chunk)
+                with _on_disk():
+                    await workshop.run(self._take, output, chunk)
                 self._advance(len(chunk))
         finally:
             await workshop.run(output.close)
 
     def _take(self, output: Any, chunk: bytes) -> None:
-        output.write(chunk)
+        left = memoryview(chunk)
+        while left:
+            left = left[output.write(left) :]
         if self.hash is not None:
             self.hash.update(chunk)
         self.written += len(chunk)
+
+
+@contextmanager
+def _on_disk() -> Iterator[None]:
+    """Tells the disk's failures from those of the connection, which are worth another attempt."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_failure(error, "store the model") from error
