@@ -13,6 +13,7 @@ from tests.servers import azure as azure_server
 from tests.servers import etcd as etcd_server
 from tests.servers import gcs as gcs_server
 from tests.servers import mlserver as ml_server
+from tests.servers import prometheus as prometheus_server
 from tests.servers import registry as oci_registry
 from tests.servers import s3 as s3_server
 from tests.servers import triton as triton_server
@@ -33,6 +34,7 @@ PROGRAMS: dict[str, Callable[[], Recipe]] = {
     "etcd_program": etcd_server.recipe,
     "gcs_program": gcs_server.recipe,
     "mlserver_program": ml_server.recipe,
+    "prometheus_program": prometheus_server.recipe,
     "registry_program": oci_registry.recipe,
     "s3_program": s3_server.recipe,
     "triton_program": triton_server.recipe,
@@ -250,6 +252,12 @@ def mlserver(mlserver_program: Path, tmp_path_factory: pytest.TempPathFactory) -
     server.start()
     yield server
     server.process.kill()
+
+
+@pytest.fixture(scope="session")
+def prometheus_program() -> Path:
+    """The folder with the programs ``prometheus`` and ``promtool``."""
+    return _program("prometheus_program")
 
 
 @pytest.fixture(scope="session")

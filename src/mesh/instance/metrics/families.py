@@ -1,10 +1,12 @@
 """Names, meanings and buckets of the families; those of KServe ModelMesh where it has them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from enum import StrEnum
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from mesh.dataplane import SIZE_BOUNDS_BYTES, TIME_BOUNDS_MS
+from mesh.placement.copies import GrowthKind, MoveKind, SurplusKind
 
 #: Of every name here.
 PREFIX = "modelmesh_"
@@ -41,12 +43,13 @@ COUNTERS = {
 }
 
 
-#: Counters with one label: what they count, and the name of the label.
-COUNTERS_BY = {
-    "copies_added": ("Copies added beside others", "reason"),
-    "copies_not_added": ("Times that no further copy could be added", "reason"),
-    "copies_removed": ("Copies taken away that the mesh can do without", "reason"),
-    "copies_moved": ("Copies moved to another instance", "reason"),
+#: Counters with one label: what they count, the name of the label, and its values. Each value has a series from the
+#: start, for what a new series starts with is no increase to Prometheus.
+COUNTERS_BY: Mapping[str, tuple[str, str, type[StrEnum]]] = {
+    "copies_added": ("Copies added beside others", "reason", GrowthKind),
+    "copies_not_added": ("Times that no further copy could be added", "reason", GrowthKind),
+    "copies_removed": ("Copies taken away that the mesh can do without", "reason", SurplusKind),
+    "copies_moved": ("Copies moved to another instance", "reason", MoveKind),
 }
 
 

@@ -89,7 +89,9 @@ class Metrics:
         }
         self._counters = dict.fromkeys(COUNTERS, 0)
         self._misjudged: Counter[tuple[str, str]] = Counter()
-        self._counters_by = {name: Counter[str]() for name in COUNTERS_BY}
+        self._counters_by = {
+            name: Counter(dict.fromkeys(map(str, values), 0)) for name, (_, _, values) in COUNTERS_BY.items()
+        }
         self._shown: dict[str, tuple[str, Callable[[], float | None]]] = {}
         self._collectors: list[Collector] = []
 
@@ -147,7 +149,7 @@ class Metrics:
         for pair, count in dict(self._misjudged).items():
             misjudged.add(pair, count)
         yield misjudged
-        for name, (text, label) in COUNTERS_BY.items():
+        for name, (text, label, _) in COUNTERS_BY.items():
             counter = CounterFamily(PREFIX + name, text, [label])
             # A copy: counting goes on meanwhile, in another thread.
             for value, number in dict(self._counters_by[name]).items():
