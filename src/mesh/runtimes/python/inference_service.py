@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, NoReturn
 
 import grpc
@@ -92,7 +92,7 @@ class InferenceService(GRPCInferenceServiceServicer):
         """Asks a model."""
         model_id, _ = _model_id(context, request.model_name)
         try:
-            return await self._infer(model_id, request)
+            return await self._infer(model_id, request, _trace(context))
         except Exception as error:  # noqa: BLE001  user code may raise anything
             await _abort(context, failure_of(error))
 
@@ -100,10 +100,11 @@ class InferenceService(GRPCInferenceServiceServicer):
         self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: "_Context"
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
         """Answers requests one after another; one that fails is answered with its error and ends nothing."""
+        trace = _trace(context)
         async for request in request_iterator:
             model_id, _ = _model_id(context, request.model_name)
             try:
-                yield pb.ModelStreamInferResponse(infer_response=await self._infer(model_id, request))
+                yield pb.ModelStreamInferResponse(infer_response=await self._infer(model_id, request, trace))
             except Exception as error:  # noqa: BLE001  user code may raise anything
                 failure = failure_of(error)
                 if failure.code is grpc.StatusCode.NOT_FOUND:
@@ -133,18 +134,23 @@ class InferenceService(GRPCInferenceServiceServicer):
         """Refuses: whoever has loaded a model unloads it."""
         await _abort(context, _NO_REPOSITORY)
 
-    async def _infer(self, model_id: str, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+    async def _infer(
+        self, model_id: str, request: pb.ModelInferRequest, trace: Mapping[str, str]
+    ) -> pb.ModelInferResponse:
         with self._models.use(model_id) as entry:
-            return await self._pool.run(model_id, functools.partial(_ask, self._runtime, entry, request))
+            work = functools.partial(_ask, self._runtime, entry, request, trace)
+            return await self._pool.run(model_id, work)
 
 
-def _ask(runtime: AnyRuntime, entry: Entry, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+def _ask(
+    runtime: AnyRuntime, entry: Entry, request: pb.ModelInferRequest, trace: Mapping[str, str]
+) -> pb.ModelInferResponse:
     """Runs in a worker thread, as all that takes time with the size of the tensors."""
     inputs = read_inputs(request)
     if entry.metadata.inputs and entry.metadata.check_inputs:
         check_inputs(request, entry.metadata.inputs)
     wanted = [output.name for output in request.outputs]
-    asked = InferRequest(entry.info.model_id, read_parameters(request.parameters), wanted)
+    asked = InferRequest(entry.info.model_id, read_parameters(request.parameters), wanted, trace)
     outputs = runtime.infer(entry.model, inputs, asked)
     for name in wanted:
         if name not in outputs:
@@ -167,6 +173,11 @@ def _model_id(context: "_Context", name: str) -> tuple[str, bool]:
     if plain := metadata.get("mm-model-id"):
         return (plain if isinstance(plain, str) else plain.decode(errors="replace")), True
     return name, False
+
+
+def _trace(context: "_Context") -> Mapping[str, str]:
+    metadata = context.invocation_metadata() or ()
+    return {name: str(value) for name, value in metadata if name in {"traceparent", "tracestate"}}
 
 
 def _tensor_metadata(specs: Iterable[TensorSpec]) -> list[pb.ModelMetadataResponse.TensorMetadata]:

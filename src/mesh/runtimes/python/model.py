@@ -58,11 +58,14 @@ class InferRequest:
         model_id: of the model that is asked.
         parameters: by name.
         outputs: names of the outputs that are asked for; empty for all. Others that are given are not sent.
+        trace: ``traceparent`` and ``tracestate`` of W3C Trace Context, as far as they came with the request; what
+            OpenTelemetry's propagators take as a carrier.
     """
 
     model_id: str
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
     outputs: Sequence[str] = ()
+    trace: Mapping[str, str] = field(default_factory=dict)
 
 
 class PythonRuntime(ABC, Generic[Model]):
