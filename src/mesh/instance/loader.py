@@ -223,7 +223,8 @@ class Loader:
 
     def hurry(self, model_id: str) -> None:
         """A request waits for the load that is under way: it goes ahead of those that nobody waits for."""
-        if model_id in self._wanted:
+        if (wanted := self._wanted.get(model_id)) is not None:
+            wanted.trace.joined(wanted.outcome)
             self.handle(LoadRequested(model_id, last_used_ms=self._now_ms(), urgent=True))
 
     def remove(self, model_id: str, reason: RemovalReason) -> None:

@@ -156,10 +156,10 @@ class Placer:
             self._placing[model_id] = _Placing(task, current())
             task.add_done_callback(lambda task: self._placed(model_id, task))
             return await asyncio.shield(task)
-        if urgent and self._loader is not None:
-            self._loader.hurry(model_id)
         links = () if placing.cause is None else (placing.cause,)
         with span("mesh.wait", {MODEL: model_id}, links=links):
+            if urgent and self._loader is not None:
+                self._loader.hurry(model_id)
             return await asyncio.shield(placing.task)
 
     def is_placing(self, model_id: str) -> bool:
