@@ -67,8 +67,8 @@ async def test_a_cold_request_is_one_trace_from_its_client_to_the_model_server(
         request = pb.ModelInferRequest(model_name="traced")
         answer = await stub.ModelInfer(request, metadata=metadata, timeout=60)
         spans = await traces.wait_for(TRACE, has_come)
-        metadata = (("mm-model-id", "traced"), ("traceparent", f"00-{STREAM}-{CLIENT_SPAN}-01"))
-        stream = stub.ModelStreamInfer(iter([request, request]), metadata=metadata, timeout=60)
+        other = (("mm-model-id", "traced"), ("traceparent", f"00-{STREAM}-{CLIENT_SPAN}-01"))
+        stream = stub.ModelStreamInfer(iter([request, request]), metadata=other, timeout=60)
         streamed = [part.infer_response async for part in stream]
         stream_spans = await traces.wait_for(STREAM, has_come)
 
