@@ -10,7 +10,7 @@ from tests.grafana import boards, kubernetes_series
 from tests.grafana.busy_mesh import MODELS, NAMESPACE, PODS, SERVICE, busy_mesh
 from tests.grafana.test_rules import RULES
 from tests.instance.meshes import Mesh
-from tests.servers.prometheus import PrometheusServer, QueryRefusedError, Target
+from tests.servers.prometheus import PrometheusServer, QueryRefusedError, Target, configure
 
 #: Of the dashboards of the mesh: what they choose at first.
 _CHOSEN = {"namespace": ".*", "job": "mesh", "by": "pod", "instance": ".*"}
@@ -45,11 +45,9 @@ async def test_every_query_and_rule_works(tmp_path: Path, prometheus_program: Pa
     containers = dict.fromkeys(PODS, ("mm", "model-server"))
     async with Mesh(tmp_path) as mesh, busy_mesh(mesh) as targets:
         with kubernetes_series.served(NAMESPACE, containers) as cluster:
+            everything = [*targets, Target(cluster, {}, job="cluster")]
             prometheus = PrometheusServer(
-                prometheus_program,
-                tmp_path / "prometheus",
-                [*targets, Target(cluster, {}, job="cluster")],
-                rules=RULES,
+                prometheus_program, tmp_path, configure(tmp_path, everything, RULES)
             )
             await asyncio.to_thread(prometheus.start)
             try:

@@ -57,50 +57,58 @@ class QueryRefusedError(Exception):
     """Prometheus cannot make sense of a query; the message has the query and the reason."""
 
 
-class PrometheusServer:
-    """One Prometheus that scrapes every half second and evaluates rules every second.
+def configure(folder: Path, targets: Sequence[Target], rules: Sequence[Path] = ()) -> Path:
+    """Writes a configuration that scrapes every half second and evaluates rules every second.
 
-    Its methods block.
+    Args:
+        folder: That it goes to.
+        targets: What is scraped.
+        rules: Files of recording and alert rules.
+
+    Returns:
+        The file.
     """
+    config = {
+        "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "1s"},
+        "rule_files": [str(file) for file in rules],
+        "scrape_configs": [
+            {
+                "job_name": job,
+                # As those have it who scrape what tells of other things than itself.
+                "honor_labels": True,
+                "static_configs": [
+                    {"targets": [target.address], "labels": dict(target.labels)}
+                    for target in targets
+                    if target.job == job
+                ],
+            }
+            for job in sorted({target.job for target in targets})
+        ],
+    }
+    file = folder / "prometheus.yml"
+    # YAML has JSON in it.
+    file.write_text(json.dumps(config))
+    return file
 
-    def __init__(
-        self, program: Path, folder: Path, targets: Sequence[Target], rules: Sequence[Path] = ()
-    ) -> None:
+
+class PrometheusServer:
+    """One Prometheus. Its methods block."""
+
+    def __init__(self, program: Path, folder: Path, configuration: Path) -> None:
         """Prepares the server; nothing runs yet.
 
         Args:
             program: The folder that :func:`recipe` installs into.
-            folder: For its configuration, data and log.
-            targets: What is scraped.
-            rules: Files of recording and alert rules.
+            folder: For its data and log.
+            configuration: The file.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         self.endpoint = f"http://127.0.0.1:{free_port()}"
-        config = {
-            "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "1s"},
-            "rule_files": [str(file) for file in rules],
-            "scrape_configs": [
-                {
-                    "job_name": job,
-                    # As those have it who scrape what tells of other things than itself.
-                    "honor_labels": True,
-                    "static_configs": [
-                        {"targets": [target.address], "labels": dict(target.labels)}
-                        for target in targets
-                        if target.job == job
-                    ],
-                }
-                for job in sorted({target.job for target in targets})
-            ],
-        }
-        # YAML has JSON in it.
-        (folder / "prometheus.yml").write_text(json.dumps(config))
         self.process = ServerProcess(
             "prometheus",
             [
                 program / "prometheus",
-                f"--config.file={folder / 'prometheus.yml'}",
-                f"--storage.tsdb.path={folder / 'data'}",
+                f"--config.file={configuration}",
+                f"--storage.tsdb.path={folder / 'prometheus-data'}",
                 f"--web.listen-address={self.endpoint.removeprefix('http://')}",
             ],
             folder / "prometheus.log",

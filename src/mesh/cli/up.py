@@ -13,6 +13,9 @@ from mesh.cli.screen import console
 if TYPE_CHECKING:
     from mesh.cli.laptop.plan import Plan
 
+#: Of Prometheus where an instance serves metrics in a pod.
+METRICS_PORT = 2112
+
 _UNITS = {
     "": 1,
     "b": 1,
@@ -85,7 +88,13 @@ def default_state() -> Path:
 @click.option(
     "--metrics-port",
     type=click.IntRange(1, 65_535),
-    help="Prometheus port of the first instance.  [default: off]",
+    help=f"Port of the first instance for Prometheus.  [default: off; {METRICS_PORT} with --prometheus-config]",
+)
+@click.option(
+    "--prometheus-config",
+    type=click.Path(path_type=Path, dir_okay=False, resolve_path=True),
+    metavar="FILE",
+    help="Write a configuration with which Prometheus scrapes all instances: prometheus --config.file=FILE",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all.")
 @click.option(
@@ -116,6 +125,7 @@ def up(
     models: Path | None,
     port: int,
     metrics_port: int | None,
+    prometheus_config: Path | None,
     host: str,
     etcd: str | None,
     runtime: str | None,
@@ -127,14 +137,18 @@ def up(
     The first run trains example models of four formats in some seconds; they need more memory than there is,
     so the mesh loads and unloads them as they are asked. Nothing is downloaded.
     """
+    from mesh.cli.laptop import monitoring
     from mesh.cli.laptop.plan import Options, PlanError, make_plan
 
+    if prometheus_config is not None and metrics_port is None:
+        metrics_port = METRICS_PORT
     options = Options(
         instances=instances,
         capacity=capacity,
         host=host,
         port=port,
         metrics_port=metrics_port,
+        prometheus_config=prometheus_config,
         models=models,
         examples=not no_examples,
         etcd=etcd,
@@ -143,6 +157,8 @@ def up(
     )
     try:
         plan = make_plan(options)
+        if prometheus_config is not None:
+            monitoring.check(prometheus_config)
     except PlanError as error:
         raise click.ClickException(str(error)) from None
     _run(plan)

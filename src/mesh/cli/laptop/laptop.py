@@ -14,11 +14,12 @@ import grpc
 from mesh.cli import words
 from mesh.cli.client import Mesh, connect, failure_message
 from mesh.cli.examples import EXAMPLES, Trained, missing_libraries
+from mesh.cli.laptop import monitoring
 from mesh.cli.laptop.catalog import CatalogModel, read_catalog
 from mesh.cli.laptop.children import Child
 from mesh.cli.laptop.plan import InstancePlan, Plan
 from mesh.cli.laptop.progress import Progress
-from mesh.cli.laptop.summary import summary
+from mesh.cli.laptop.summary import reachable, summary
 from mesh.cli.laptop.training import train_examples
 from mesh.instance import Channels, EvictionSettings, Instance, LifecycleSettings, MetricsSettings, Settings
 from mesh.instance.logs import configure
@@ -125,7 +126,22 @@ class Laptop:
         self.progress.done("instances", f"{words.count(total, 'instance')} with a model server each")
         models = catalog.result()
         await self._register(models)
+        self._write_prometheus_config()
         return models
+
+    def _write_prometheus_config(self) -> None:
+        options = self.plan.options
+        if options.prometheus_config is None:
+            return
+        try:
+            monitoring.write(
+                options.prometheus_config,
+                monitoring.configuration(self.plan.instances, reachable(options.host)),
+            )
+        except OSError as error:
+            raise LaptopError(
+                f"--prometheus-config {options.prometheus_config} cannot be written: {error.strerror}"
+            ) from None
 
     async def _catalog(self) -> list[CatalogModel]:
         if self.plan.options.models is not None:
@@ -206,7 +222,8 @@ class Laptop:
             peer_port=0,
             probe_port=None,
             lifecycle=LifecycleSettings(prestop_port=None),
-            metrics=MetricsSettings(port=one.metrics_port),
+            # There are few models, and a person wants to see each.
+            metrics=MetricsSettings(port=one.metrics_port, per_model=True),
             # A person who tries one model after the other is no churn to be guarded against.
             eviction=EvictionSettings(min_churn_age_ms=0),
             run_dir=str(self.plan.run),

@@ -32,6 +32,7 @@ class Options:
     host: str
     port: int
     metrics_port: int | None
+    prometheus_config: Path | None
     models: Path | None
     examples: bool
     etcd: str | None

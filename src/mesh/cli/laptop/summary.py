@@ -18,10 +18,10 @@ def summary(plan: Plan, models: Sequence[CatalogModel]) -> RenderableType:
     options = plan.options
     total = sum(model.size_bytes for model in models)
     memory = options.capacity * options.instances
-    addresses = [f"{_reachable(options.host)}:{instance.port}" for instance in plan.instances]
+    addresses = [f"{reachable(options.host)}:{instance.port}" for instance in plan.instances]
     table = plain_table("instance", "requests (gRPC)", "metrics", "memory for models")
     for instance, address in zip(plan.instances, addresses, strict=True):
-        metrics = f"http://{_reachable(options.host)}:{instance.metrics_port}/metrics"
+        metrics = f"http://{reachable(options.host)}:{instance.metrics_port}/metrics"
         table.add_row(
             instance.instance_id,
             address,
@@ -59,14 +59,24 @@ def summary(plan: Plan, models: Sequence[CatalogModel]) -> RenderableType:
             f'.infer("{shown.model_id}", inputs, headers={{"mm-model-id": "{shown.model_id}"}})',
             style="cyan",
         ),
+        *_monitoring(plan),
         Text(),
         Text(f"Logs are in {plan.run}. Ctrl-C ends it all."),
     ]
     return Group(*lines)
 
 
-def _reachable(host: str) -> str:
-    """The address for a client on this machine."""
+def _monitoring(plan: Plan) -> Sequence[RenderableType]:
+    if plan.options.prometheus_config is None:
+        return []
+    return [
+        Text("Graphs, once Prometheus runs (docs/observability.md):"),
+        Text(f"  prometheus --config.file={plan.options.prometheus_config}", style="cyan"),
+    ]
+
+
+def reachable(host: str) -> str:
+    """The address of ``host`` for a client on this machine."""
     if host in {"0.0.0.0", "::", ""}:
         return "127.0.0.1"
     return f"[{host}]" if ":" in host else host
