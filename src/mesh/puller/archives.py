@@ -3,6 +3,7 @@
 Nothing leaves the target, and no more comes out than is allowed.
 """
 
+import os
 import tarfile
 import zipfile
 import zlib
@@ -111,7 +112,7 @@ def untar_file(
             allowance.take_file()
             place = _place(target, path)
             if entry.isdir():
-                place.mkdir(parents=True, exist_ok=True)
+                _make_directory(place)
             elif entry.issym():
                 _link(place, entry.linkname)
             elif entry.isreg() and (content := entries.extractfile(entry)) is not None:
@@ -132,7 +133,7 @@ def _unzip(archive: Path, target: Path, allowance: Allowance) -> None:
                 continue
             allowance.take_file()
             if entry.is_dir():
-                place.mkdir(parents=True, exist_ok=True)
+                _make_directory(place)
                 continue
             with entries.open(entry) as content:
                 _copy(content, place, allowance)
@@ -151,6 +152,12 @@ def _place(target: Path, path: PurePosixPath) -> Path:
     return target.joinpath(*path.parts)
 
 
+def _make_directory(place: Path) -> None:
+    if place.is_symlink() or (place.exists() and not place.is_dir()):
+        raise _twice(place)
+    place.mkdir(exist_ok=True)
+
+
 def _link(place: Path, to: str) -> None:
     if place.is_symlink() or place.exists():
         raise _twice(place)
@@ -160,11 +167,16 @@ def _link(place: Path, to: str) -> None:
 def _check_links(target: Path) -> None:
     """Links may lead through one another, so that only all of them together tell where one ends."""
     real = target.resolve()
-    for place in target.rglob("*"):
-        if place.is_symlink() and not place.resolve().is_relative_to(real):
+    found = (Path(folder, name) for folder, folders, files in os.walk(target) for name in (*folders, *files))
+    for place in filter(Path.is_symlink, found):
+        try:
+            inside = place.resolve().is_relative_to(real)
+        except (OSError, RuntimeError):
+            inside = False  # in a circle
+        if not inside:
             raise PullFailure(
                 Code.INVALID_ARGUMENT,
-                f"archive entry '{place.relative_to(target)}' is a link that leads out of the archive",
+                f"archive entry '{place.relative_to(target)}' is a link that leads out of the archive or nowhere",
             )
 
 

@@ -68,7 +68,10 @@ def address(config: Mapping[str, Any], kind: str, name: str, example: str) -> st
         url = f"https://{url}"
     try:
         parts = urlsplit(url)
-        sound = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        # Names that cannot be looked up at all are a UnicodeError.
+        sound = (
+            parts.scheme in {"http", "https"} and (parts.hostname or "").encode("idna") and parts.port != 0
+        )
     except ValueError:
         sound = False
     if not sound or "@" in parts.netloc:

@@ -166,7 +166,7 @@ def trust_of(config: Mapping[str, Any], kind: str) -> ssl.SSLContext | None:
     try:
         if authority:
             context.load_verify_locations(cadata=authority)
-    except (ssl.SSLError, ValueError):
+    except (ssl.SSLError, ValueError, TypeError):  # the last for what is not ASCII
         raise _no_pem(kind, "certificate") from None
     if certificate:
         # The library reads keys from files only.
