@@ -12,6 +12,7 @@ import pytest
 from tests.servers import azure as azure_server
 from tests.servers import etcd as etcd_server
 from tests.servers import gcs as gcs_server
+from tests.servers import kafka as kafka_server
 from tests.servers import mlserver as ml_server
 from tests.servers import prometheus as prometheus_server
 from tests.servers import registry as oci_registry
@@ -21,6 +22,7 @@ from tests.servers.azure import AzureServer
 from tests.servers.cache import Recipe, ServerUnavailableError
 from tests.servers.etcd import EtcdCluster, EtcdServer, RootUser
 from tests.servers.gcs import GcsServer
+from tests.servers.kafka import KafkaBroker
 from tests.servers.mlserver import MLServer
 from tests.servers.registry import OciRegistry
 from tests.servers.s3 import S3Server
@@ -33,6 +35,7 @@ PROGRAMS: dict[str, Callable[[], Recipe]] = {
     "azure_program": azure_server.recipe,
     "etcd_program": etcd_server.recipe,
     "gcs_program": gcs_server.recipe,
+    "kafka_program": kafka_server.recipe,
     "mlserver_program": ml_server.recipe,
     "prometheus_program": prometheus_server.recipe,
     "registry_program": oci_registry.recipe,
@@ -207,6 +210,21 @@ def gcs(gcs_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     server.start()
     yield server
     server.process.kill()
+
+
+@pytest.fixture(scope="session")
+def kafka_program() -> Path:
+    """The folder with Kafka's jars."""
+    return _program("kafka_program")
+
+
+@pytest.fixture(scope="module")
+def kafka(kafka_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    """A started Kafka broker without topics, one for the tests of a module."""
+    broker = KafkaBroker(kafka_program, tmp_path_factory.mktemp("kafka"))
+    broker.start()
+    yield broker
+    broker.process.kill()
 
 
 @pytest.fixture(scope="session")

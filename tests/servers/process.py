@@ -216,3 +216,12 @@ def http_answers(url: str) -> bool:
     except (OSError, urllib.error.URLError):
         return False
     return True
+
+
+def port_open(port: int) -> bool:
+    """Whether something listens at a port of loopback."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True

@@ -9,7 +9,18 @@ from mesh.payload.processor import InvalidProcessor, OpenProcessor, Options, Pay
 GROUP = "mesh.payload"
 
 #: Schemes of our own, as entry points, so that none of what they need is imported before it is used.
-_BUILT_IN: dict[str, str] = {}
+_BUILT_IN: dict[str, str] = {
+    "cloudevents+http": "mesh.payload.sinks.cloudevents:open_cloudevents",
+    "cloudevents+https": "mesh.payload.sinks.cloudevents:open_cloudevents",
+    "jsonl": "mesh.payload.sinks.jsonl:open_json_lines",
+    "kafka": "mesh.payload.sinks.kafka:open_kafka",
+    "kafka+ssl": "mesh.payload.sinks.kafka:open_kafka",
+    "monitor": "mesh.payload.monitors:open_monitor",
+    "parquet": "mesh.payload.sinks.parquet:open_parquet",
+    "parquet+az": "mesh.payload.sinks.parquet:open_parquet",
+    "parquet+gs": "mesh.payload.sinks.parquet:open_parquet",
+    "parquet+s3": "mesh.payload.sinks.parquet:open_parquet",
+}
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 

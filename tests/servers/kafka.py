@@ -1,0 +1,97 @@
+"""A real Kafka broker that is its own controller (KRaft)."""
+
+import subprocess
+from pathlib import Path
+
+from tests.servers.cache import Build, Recipe, ServerUnavailableError, require_program
+from tests.servers.process import ServerProcess, free_port, port_open
+
+_VERSION = "4.1.0"
+_POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>tests</groupId><artifactId>kafka</artifactId><version>1</version>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{_VERSION}</version></dependency>
+    <dependency><groupId>org.slf4j</groupId><artifactId>slf4j-simple</artifactId><version>1.7.36</version></dependency>
+  </dependencies>
+</project>
+"""
+_CLUSTER = "MkU3OEVBNTcwNTJENDM2Qk"
+# It starts once and serves few requests.
+_JAVA = (
+    "-Xmx256m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+)
+
+
+def recipe() -> Recipe:
+    """Kafka and what it needs, by Maven; it runs on the machine's Java."""
+
+    def build(build: Build) -> None:
+        needed_by = "the Kafka broker of the tests"
+        require_program("mvn", needed_by, "install maven")
+        java = require_program("java", needed_by, "install a Java runtime of 17 or newer")
+        said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+        version = said.partition('version "')[2].partition('"')[0]
+        if not version.split(".")[0].isdecimal() or int(version.split(".")[0]) < 17:
+            raise ServerUnavailableError(
+                f"{needed_by} needs Java 17 or newer, and this is {version or said!r}"
+            )
+        pom = build.folder / "pom.xml"
+        pom.write_text(_POM)
+        build.run(
+            "mvn",
+            "--batch-mode",
+            "--quiet",
+            "dependency:copy-dependencies",
+            "-DoutputDirectory=jars",
+            cwd=build.folder,
+        )
+
+    return Recipe("kafka", _VERSION, [_POM], "about a minute", build)
+
+
+class KafkaBroker:
+    """One broker that makes topics, with one partition each, as they are first written to."""
+
+    def __init__(self, program: Path, folder: Path) -> None:
+        """Prepares the broker; nothing runs yet.
+
+        Args:
+            program: The folder that :func:`recipe` installs into.
+            folder: For records and log.
+        """
+        self._port, controller = free_port(), free_port()
+        self.address = f"127.0.0.1:{self._port}"
+        self._java = ["java", *_JAVA, "-cp", f"{program / 'jars'}/*"]
+        self._settings = folder / "server.properties"
+        settings = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
+            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://{self.address}",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(folder / "records"),
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "1",
+            "group.initial.rebalance.delay.ms": "0",
+        }
+        self._settings.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        self.process = ServerProcess(
+            "kafka", [*self._java, "kafka.Kafka", self._settings], folder / "kafka.log", cwd=folder
+        )
+
+    def start(self) -> None:
+        """Formats its folder if need be, starts the broker and waits until it takes connections."""
+        self._format()
+        self.process.start()
+        self.process.wait_until(lambda: port_open(self._port), within=60)
+
+    def _format(self) -> None:
+        command = [*self._java, "kafka.tools.StorageTool", "format", "--standalone", "--ignore-formatted"]
+        subprocess.run(
+            [*command, "-t", _CLUSTER, "-c", str(self._settings)], check=True, capture_output=True, timeout=60
+        )
