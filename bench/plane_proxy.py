@@ -30,7 +30,12 @@ async def serve(settings: argparse.Namespace) -> None:
                 plane.answer_status(ask.token, NOT_FOUND, f"{ask.reason}: {ask.model_id} {ask.message}")
 
     asyncio.get_running_loop().add_reader(plane.event_fd, decide)
-    await asyncio.Event().wait()
+    if settings.trace is None:
+        await asyncio.Event().wait()
+    plane.set_tracing(share=settings.trace, follow_parents=True)
+    while True:
+        await asyncio.sleep(0.5)
+        plane.take_traces()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", type=int, default=20)
     parser.add_argument("--resolve", action="store_true", help="give models without a route one when asked")
     parser.add_argument("--per-model-metrics", action="store_true")
+    parser.add_argument(
+        "--trace", type=float, help="share of requests that are traced; nothing takes the traces further"
+    )
     uvloop.run(serve(parser.parse_args(arguments)))
 
 

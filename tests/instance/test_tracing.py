@@ -142,6 +142,7 @@ async def test_nothing_is_told_of_what_is_not_sampled(mesh: Mesh, traces: Traces
     # What a caller samples is, whatever the share of one's own.
     await ask(other, 2)
     await _all_of(traces, 2)
+    assert {decision.trace_id for decision in await client.explain("m")} == {""}
     assert {span.trace_id for span in traces.spans} == {trace(2)}
 
 
@@ -186,7 +187,7 @@ async def test_what_has_not_been_sent_at_the_end_is_sent_then(
     assert _named(traces.of(trace(1)), CALL).parent_id == CLIENT_SPAN
 
 
-async def test_the_log_names_the_trace_of_what_is_done_for_a_request(
+async def test_the_log_and_explanations_name_the_trace_of_what_is_done_for_a_request(
     mesh: Mesh, traces: Traces, lines: io.StringIO
 ) -> None:
     client = await mesh.add(tracing=to(traces))
@@ -197,6 +198,8 @@ async def test_the_log_names_the_trace_of_what_is_done_for_a_request(
     await client.register("quiet", load=True, sync=True)
     (loaded, quiet) = _found(lines, "loaded")
     assert (loaded["trace_id"], "trace_id" in quiet) == (trace(1), False)
+    decided = {decision.kind: decision.trace_id for decision in await client.explain("m")}
+    assert decided == {"placement": trace(1), "load": trace(1)}
     await eventually(lambda: _found(lines, "request failed with NOT_FOUND"))
     (failed,) = _found(lines, "request failed with NOT_FOUND")
     spans = await _all_of(traces, 2)

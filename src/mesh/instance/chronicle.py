@@ -21,6 +21,7 @@ from mesh.placement import (
     SizeSource,
     is_off,
 )
+from mesh.tracing import trace_id
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class Chronicle:
         self._metrics.observe("loaded_model_size_bytes", units * UNIT_BYTES, model_id)
         evicted = tuple(self._evicted_for.pop(model_id, ()))
         why = f": {copy.why}" if copy is not None and copy.why else ""
-        self._note(DecisionKind.LOAD, model_id, f"loaded, {_size(units)}{why}", evicted)
+        self._note(DecisionKind.LOAD, model_id, f"loaded, {_size(units)}{why}", evicted, trace_id())
         log.info("loaded", extra={"model": model_id, "bytes": units * UNIT_BYTES})
         self._load_ended(model_id, True)
 
@@ -78,7 +79,9 @@ class Chronicle:
         """A load failed just now, or an earlier failure was told again."""
         self._evicted_for.pop(report.model_id, None)
         if report.fresh:
-            self._note(DecisionKind.FAILURE, report.model_id, f"load failed: {report.message}")
+            self._note(
+                DecisionKind.FAILURE, report.model_id, f"load failed: {report.message}", trace=trace_id()
+            )
             log.error("load failed: %s", report.message, extra={"model": report.model_id})
             self._load_ended(report.model_id, False)
 
@@ -127,8 +130,16 @@ class Chronicle:
         for watcher in self._load_watchers:
             watcher(model_id, loaded)
 
-    def _note(self, kind: DecisionKind, model_id: str, summary: str, related: tuple[str, ...] = ()) -> None:
-        self._ring.add(Decision(kind, self._now_ms(), model_id, summary, related_models=related))
+    def _note(
+        self,
+        kind: DecisionKind,
+        model_id: str,
+        summary: str,
+        related: tuple[str, ...] = (),
+        trace: str = "",
+    ) -> None:
+        decision = Decision(kind, self._now_ms(), model_id, summary, related_models=related, trace_id=trace)
+        self._ring.add(decision)
 
 
 def _size(units: int) -> str:

@@ -191,4 +191,5 @@ class PeerService:
                 for candidate in decision.candidates
             ],
             related_models=decision.related_models,
+            trace_id=decision.trace_id,
         )

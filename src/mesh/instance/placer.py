@@ -45,7 +45,7 @@ from mesh.placement import (
 from mesh.protos import peer_pb2
 from mesh.registry import Company, InvalidRecord, ModelRecord, Registry, RegistryError
 from mesh.runtimes import ModelInfo
-from mesh.tracing import MODEL, Attribute, SpanContext, current, span
+from mesh.tracing import MODEL, Attribute, SpanContext, current, span, trace_id
 
 log = logging.getLogger(__name__)
 
@@ -358,6 +358,7 @@ class Placer:
                 placement.message + takes,
                 chosen=placement.chosen or "",
                 candidates=placement.candidates,
+                trace_id=trace_id(),
             )
         )
         return placement

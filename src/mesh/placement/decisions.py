@@ -98,6 +98,7 @@ class Decision:
         chosen: the instance, where one was chosen.
         candidates: best first, refused ones last.
         related_models: on whose behalf this one was evicted, or who was evicted for it.
+        trace_id: of the request that asked for it, where that is traced; 32 hexadecimal digits.
     """
 
     kind: DecisionKind
@@ -107,6 +108,7 @@ class Decision:
     chosen: str = ""
     candidates: tuple[Candidate, ...] = ()
     related_models: tuple[str, ...] = ()
+    trace_id: str = ""
 
 
 class DecisionRing:

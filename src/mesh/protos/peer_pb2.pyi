@@ -369,6 +369,7 @@ class Decision(_message.Message):
     CHOSEN_FIELD_NUMBER: _builtins.int
     CANDIDATES_FIELD_NUMBER: _builtins.int
     RELATED_MODELS_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """Instance that decided."""
     time_ms: _builtins.int
@@ -381,6 +382,8 @@ class Decision(_message.Message):
     """One line for people."""
     chosen: _builtins.str
     """Instance that was chosen, where there is one."""
+    trace_id: _builtins.str
+    """Of the request that asked for it, where that is traced; 32 hexadecimal digits."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Candidate]: ...
     @_builtins.property
@@ -398,10 +401,11 @@ class Decision(_message.Message):
         chosen: _builtins.str = ...,
         candidates: _abc.Iterable[Global___Candidate] | None = ...,
         related_models: _abc.Iterable[_builtins.str] | None = ...,
+        trace_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "chosen", b"chosen", "instance_id", b"instance_id", "kind", b"kind", "model_id", b"model_id", "related_models", b"related_models", "summary", b"summary", "time_ms", b"time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "chosen", b"chosen", "instance_id", b"instance_id", "kind", b"kind", "model_id", b"model_id", "related_models", b"related_models", "summary", b"summary", "time_ms", b"time_ms", "trace_id", b"trace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,7 +6,7 @@ a context variable. The packages of ``model-mesh[tracing]`` are needed by `mesh.
 
 from mesh.tracing.attributes import MODEL, Attribute, of_call, of_server
 from mesh.tracing.context import SpanContext, SpanKind
-from mesh.tracing.spans import OpenSpan, Span, Spans, begin, current, enter, record, span
+from mesh.tracing.spans import OpenSpan, Span, Spans, begin, current, enter, record, span, trace_id
 
 __all__ = [
     "MODEL",
@@ -23,4 +23,5 @@ __all__ = [
     "of_server",
     "record",
     "span",
+    "trace_id",
 ]

@@ -41,9 +41,14 @@ class SpanContext:
         return SpanContext(int(found[1], 16), int(found[2], 16))
 
     @property
+    def trace_hex(self) -> str:
+        """The trace's id in 32 hexadecimal digits."""
+        return f"{self.trace_id:032x}"
+
+    @property
     def traceparent(self) -> str:
         """The header that makes a callee's span a child of this one; sampled, with an id that is random."""
-        return f"00-{self.trace_id:032x}-{self.span_id:016x}-03"
+        return f"00-{self.trace_hex}-{self.span_id:016x}-03"
 
     def child(self) -> "SpanContext":
         """A new span of the same trace."""

@@ -80,6 +80,12 @@ def current() -> SpanContext | None:
     return None if place is None else place.context
 
 
+def trace_id() -> str:
+    """The trace for which the current task works, 32 hexadecimal digits; empty where nothing is traced."""
+    place = _place.get()
+    return "" if place is None else place.context.trace_hex
+
+
 def enter(spans: Spans, traceparent: str) -> None:
     """From now on the current task works on behalf of this span.
 

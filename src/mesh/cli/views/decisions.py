@@ -47,6 +47,8 @@ def decision_line(decision: peer_pb2.Decision, now_ms: int, *, with_model: bool 
     line.append(decision.summary)
     if related := _related(decision):
         line.append(f" ({related})", "dim")
+    if decision.trace_id:
+        line.append(f" [trace {decision.trace_id}]", "dim")
     return line
 
 
