@@ -86,6 +86,7 @@ impl CountedConnection {
     pub fn new(plane: &Arc<Plane>, shard: usize) -> CountedConnection {
         let counters = &plane.shards[shard].counters;
         counters.connections.fetch_add(1, Ordering::Relaxed);
+        counters.accepted.fetch_add(1, Ordering::Relaxed);
         counters.assigned.fetch_sub(1, Ordering::Relaxed);
         CountedConnection { plane: Arc::clone(plane), shard }
     }

@@ -143,6 +143,11 @@ impl Endpoint {
         }
     }
 
+    /// Connections of all shards.
+    pub fn connections(&self) -> usize {
+        self.pools.iter().map(|pool| lock(&pool.state).connections.len()).sum()
+    }
+
     /// A stream's place on one of the shard's connections, if there is one free.
     pub fn try_acquire(self: &Arc<Self>, shard: usize) -> Option<Upstream> {
         let connection = lock(&self.pools[shard].state).pick()?;

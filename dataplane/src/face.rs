@@ -1,6 +1,6 @@
 //! What Python sees. `_dataplane.pyi` is the contract.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,14 +16,17 @@ use std::sync::atomic::Ordering;
 use crate::address::Address;
 use crate::alias::Alias;
 use crate::calls::{Incoming, Reply};
+use crate::clock::epoch_ms;
 use crate::connection::Side;
 use crate::endpoint::EndpointKind;
+use crate::exposition;
 use crate::grpc::{Code, Status};
+use crate::histogram::{Reading, SIZE_BOUNDS, TIME_BOUNDS};
 use crate::hub::{Answer, Reason};
 use crate::journal::Wanted;
 use crate::lock::lock;
 use crate::metadata::NOT_HERE;
-use crate::metrics::{SIZE_BOUNDS, TIME_BOUNDS, collect};
+use crate::metrics::{Group, Metric, Metrics, collect};
 use crate::plane::{Drain, Plane};
 use crate::policy::{Control, Rpc, StatusRule};
 use crate::settings::Settings;
@@ -47,6 +50,7 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<TracedRequest>()?;
     module.add_class::<TracedStep>()?;
     module.add_class::<Totals>()?;
+    module.add_class::<Scrape>()?;
     module.add("TIME_BOUNDS_MS", TIME_BOUNDS.to_vec())?;
     module.add("SIZE_BOUNDS_BYTES", SIZE_BOUNDS.to_vec())?;
     Ok(())
@@ -63,6 +67,17 @@ struct Threads {
 pub struct DataPlane {
     plane: Arc<Plane>,
     threads: Mutex<Threads>,
+}
+
+#[pyclass(frozen, module = "mesh.dataplane")]
+pub struct Scrape(Mutex<exposition::Scrape>);
+
+#[pymethods]
+impl Scrape {
+    fn read<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        let piece = py.detach(|| lock(&self.0).read());
+        PyBytes::new(py, &piece)
+    }
 }
 
 fn bad(argument: &str, why: impl std::fmt::Display) -> PyErr {
@@ -446,15 +461,77 @@ impl DataPlane {
         self.plane.shadows.take().into_iter().map(comparison).collect()
     }
 
-    fn take_histograms(&self, py: Python<'_>) -> Vec<HistogramSample> {
-        let samples = py.detach(|| collect(self.plane.shards.iter().map(|shard| &shard.metrics)));
-        samples.into_iter().map(HistogramSample::from).collect()
+    #[pyo3(signature = (name, text, bounds, label=""))]
+    fn add_histogram(&self, name: &str, text: &str, bounds: Vec<f64>, label: &str) -> PyResult<()> {
+        if !bounds.is_sorted_by(|one, other| one < other) {
+            return Err(bad("bounds", "must ascend"));
+        }
+        let is_new = Metric::ALL.iter().all(|metric| metric.name() != name)
+            && self.plane.observed.add(name, text, &bounds, label);
+        if is_new { Ok(()) } else { Err(bad("name", format!("there is a histogram {name:?} already"))) }
+    }
+
+    #[pyo3(signature = (name, value, *, model_id="", label=""))]
+    fn observe(&self, name: &str, value: f64, model_id: &str, label: &str) -> PyResult<()> {
+        let known = self.plane.observed.observe(name, value, label, model_id, epoch_ms());
+        if known { Ok(()) } else { Err(bad("name", format!("there is no histogram {name:?}; add_histogram makes it"))) }
+    }
+
+    #[pyo3(signature = (*, full_method_names=false))]
+    fn take_histograms(&self, py: Python<'_>, full_method_names: bool) -> Vec<HistogramSample> {
+        py.detach(|| {
+            let mut reading = Reading::default();
+            let mut samples = Vec::new();
+            for group in self.groups(full_method_names) {
+                for metric in Metric::ALL {
+                    reading.clear();
+                    group.read(metric, &mut reading);
+                    if !reading.buckets.is_empty() {
+                        samples.push(HistogramSample::of_requests(metric, group.labels(), &reading));
+                    }
+                }
+            }
+            self.plane.observed.read(self.idle_since(), |name, _, rows| {
+                for row in rows {
+                    reading.clear();
+                    reading.add(&row.histogram);
+                    samples.push(HistogramSample::of_observed(name, &row, &reading));
+                }
+            });
+            samples
+        })
+    }
+
+    #[pyo3(signature = (*, prefix, before, after, openmetrics=false, gzip=false, full_method_names=false, names=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn scrape(
+        &self,
+        py: Python<'_>,
+        prefix: &str,
+        before: &[u8],
+        after: &[u8],
+        openmetrics: bool,
+        gzip: bool,
+        full_method_names: bool,
+        names: Option<HashSet<String>>,
+    ) -> Scrape {
+        let names = names.unwrap_or_default();
+        let per_model = self.plane.settings.per_model_metrics;
+        let wanted = exposition::Wanted { prefix: prefix.to_owned(), openmetrics, per_model, names };
+        let scrape = py.detach(|| {
+            let observed = (&self.plane.observed, self.idle_since());
+            exposition::Scrape::new(&wanted, self.groups(full_method_names), observed, gzip, before, after)
+        });
+        Scrape(Mutex::new(scrape))
     }
 
     fn totals(&self) -> Totals {
         let plane = &self.plane;
         Totals {
             connections: plane.total(|counters| counters.connections.load(Ordering::Relaxed) as u64),
+            accepted: plane.total(|counters| counters.accepted.load(Ordering::Relaxed)),
+            runtime_connections: plane.upstream_connections(EndpointKind::Runtime) as u64,
+            peer_connections: plane.upstream_connections(EndpointKind::Peer) as u64,
             streams: plane.total(|counters| counters.streams.load(Ordering::Relaxed) as u64),
             waiting: plane.hub.waiting() as u64,
             queued: plane.total(|counters| counters.queued.load(Ordering::Relaxed) as u64),
@@ -465,6 +542,8 @@ impl DataPlane {
             routes: plane.table.routes() as u64,
             shadows: plane.shadows.running() as u64,
             shadow_bytes: plane.shadows.budget.used.load(Ordering::Relaxed) as u64,
+            model_series: plane.series.series() as u64,
+            beyond_series: plane.series.beyond.load(Ordering::Relaxed) + plane.observed.beyond.load(Ordering::Relaxed),
         }
     }
 
@@ -485,6 +564,17 @@ fn non_empty<'a>(argument: &str, id: &'a str) -> PyResult<&'a str> {
 impl DataPlane {
     fn endpoints(&self, ids: &[u32]) -> PyResult<Vec<Arc<crate::endpoint::Endpoint>>> {
         self.plane.endpoints_of(ids).map_err(|id| bad("endpoints", format!("there is no endpoint {id}")))
+    }
+
+    /// When series of models must have been used since, so as to be kept.
+    fn idle_since(&self) -> u64 {
+        let idle_ms = u64::try_from(self.plane.settings.model_series_idle.as_millis()).unwrap_or(u64::MAX);
+        epoch_ms().saturating_sub(idle_ms)
+    }
+
+    fn groups(&self, full_method_names: bool) -> Vec<Group> {
+        let shards: Vec<&Metrics> = self.plane.shards.iter().map(|shard| &shard.metrics).collect();
+        collect(&shards, full_method_names, self.idle_since())
     }
 
     fn advance(&self, to: Drain) {

@@ -187,7 +187,8 @@ impl<'a> Journey<'a> {
 
     /// The histograms that this request counts in.
     pub fn series(&self, code: Code, now_ms: u64) -> Arc<Series> {
-        let (model_id, vmodel_id) = self.ids();
+        // Clients can make up ids.
+        let (model_id, vmodel_id) = if self.missing { ("", "") } else { self.ids() };
         self.call.state().metrics.series(self.call.method(), code, model_id, vmodel_id, now_ms)
     }
 

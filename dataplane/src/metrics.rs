@@ -1,23 +1,15 @@
-//! Histograms, one set per shard: only its thread writes, so that counting needs no contended lock.
+//! Histograms of requests, one set per shard: only its thread writes, so that counting needs no contended lock.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use hashbrown::{DefaultHashBuilder, HashTable};
-use std::hash::BuildHasher;
 
 use crate::grpc::Code;
+use crate::histogram::{Exemplar, Histogram, Reading, SIZE_BOUNDS, TIME_BOUNDS};
 use crate::lock::lock;
-
-/// Upper bounds in milliseconds, those of KServe ModelMesh.
-pub const TIME_BOUNDS: [f64; 19] = [
-    0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 75.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10000.0, 20000.0, 60000.0,
-    120_000.0, 300_000.0,
-];
-
-/// Upper bounds in bytes, those of KServe ModelMesh.
-pub const SIZE_BOUNDS: [f64; 8] = [128.0, 512.0, 2048.0, 8192.0, 32768.0, 131_072.0, 524_288.0, 2_097_152.0];
 
 /// Series of methods and codes alone; clients can make up method names.
 const MAX_PLAIN_SERIES: usize = 4096;
@@ -45,33 +37,22 @@ impl Metric {
         }
     }
 
-    fn bounds(self) -> &'static [f64] {
+    /// What is observed.
+    pub fn text(self) -> &'static str {
+        match self {
+            Metric::ApiRequest => "External requests, at the instance that took them",
+            Metric::InvokeModel => "Calls of the model server, at the instance beside it",
+            Metric::RequestSize => "External requests",
+            Metric::ResponseSize => "Successful responses to external requests",
+            Metric::QueueDelay => "Wait for a slot of a model with limited concurrency",
+        }
+    }
+
+    pub fn bounds(self) -> &'static [f64] {
         match self {
             Metric::RequestSize | Metric::ResponseSize => &SIZE_BOUNDS,
             _ => &TIME_BOUNDS,
         }
-    }
-}
-
-/// Counts per bucket. Written by one thread, read by any.
-struct Histogram {
-    bounds: &'static [f64],
-    buckets: Box<[AtomicU64]>,
-    /// The bits of an f64.
-    sum: AtomicU64,
-}
-
-impl Histogram {
-    fn new(bounds: &'static [f64]) -> Histogram {
-        let buckets = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Histogram { bounds, buckets, sum: AtomicU64::new(0) }
-    }
-
-    fn observe(&self, value: f64) {
-        let bucket = &self.buckets[self.bounds.partition_point(|&bound| bound < value)];
-        bucket.store(bucket.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        let sum = f64::from_bits(self.sum.load(Ordering::Relaxed)) + value;
-        self.sum.store(sum.to_bits(), Ordering::Relaxed);
     }
 }
 
@@ -120,31 +101,81 @@ impl Series {
         }
     }
 
-    fn labels(&self) -> Labels<'_> {
+    pub fn labels(&self) -> Labels<'_> {
         Labels { method: &self.method, code: self.code, model_id: &self.model_id, vmodel_id: &self.vmodel_id }
     }
 
     pub fn observe(&self, metric: Metric, value: f64) {
-        self.histograms[metric as usize].get_or_init(|| Histogram::new(metric.bounds())).observe(value);
+        self.made(metric).observe(metric.bounds(), value);
+    }
+
+    /// Makes a traced observation, which `observe` has counted, the example of its bucket.
+    #[cfg_attr(not(test), expect(dead_code, reason = "nothing is traced yet"))]
+    pub fn exemplify(&self, metric: Metric, exemplar: Exemplar) {
+        self.made(metric).exemplify(metric.bounds(), exemplar);
+    }
+
+    pub fn histogram(&self, metric: Metric) -> Option<&Histogram> {
+        self.histograms[metric as usize].get()
+    }
+
+    fn made(&self, metric: Metric) -> &Histogram {
+        self.histograms[metric as usize].get_or_init(|| Histogram::new(metric.bounds().len()))
     }
 }
 
-/// One series of one histogram as Python gets it.
-pub struct Sample {
-    pub name: &'static str,
-    pub method: String,
-    pub code: &'static str,
-    pub model_id: String,
-    pub vmodel_id: String,
-    pub buckets: Vec<u64>,
-    pub sum: f64,
+/// How many series of models there may be in all shards together, and which there are.
+///
+/// The shards admit the same ones: a model that had a series in one of them alone would be seen with a part of its
+/// requests.
+pub struct Bound {
+    most: usize,
+    admitted: Mutex<HashTable<(u64, usize)>>,
+    /// Observations that were counted without their model.
+    pub beyond: AtomicU64,
+}
+
+impl Bound {
+    pub fn new(most: usize) -> Bound {
+        Bound { most, admitted: Mutex::default(), beyond: AtomicU64::new(0) }
+    }
+
+    /// Series of models.
+    pub fn series(&self) -> usize {
+        lock(&self.admitted).len()
+    }
+
+    /// Takes a series of one shard in, by the hash of its labels, unless there are too many.
+    fn admit(&self, hash: u64) -> bool {
+        let mut admitted = lock(&self.admitted);
+        if let Some((_, shards)) = admitted.find_mut(hash, |one| one.0 == hash) {
+            *shards += 1;
+            return true;
+        }
+        let has_room = admitted.len() < self.most;
+        if has_room {
+            admitted.insert_unique(hash, (hash, 1), |one| one.0);
+        } else {
+            self.beyond.fetch_add(1, Ordering::Relaxed);
+        }
+        has_room
+    }
+
+    fn leave(&self, hash: u64) {
+        let mut admitted = lock(&self.admitted);
+        let Ok(mut entry) = admitted.find_entry(hash, |one| one.0 == hash) else { return };
+        entry.get_mut().1 -= 1;
+        if entry.get().1 == 0 {
+            entry.remove();
+        }
+    }
 }
 
 /// The series of one shard.
 pub struct Metrics {
     per_model: bool,
-    max_model_series: usize,
-    idle_ms: u64,
+    bound: Arc<Bound>,
+    /// Of the bound, too.
     hasher: DefaultHashBuilder,
     /// For look-up, by the shard's thread alone.
     index: Mutex<Index>,
@@ -159,15 +190,17 @@ struct Index {
 }
 
 impl Metrics {
-    pub fn new(per_model: bool, max_model_series: usize, idle_ms: u64) -> Metrics {
-        Metrics {
+    /// The series of as many shards as wanted.
+    pub fn shards(number: usize, per_model: bool, bound: &Arc<Bound>) -> impl Iterator<Item = Metrics> {
+        let hasher = DefaultHashBuilder::default();
+        let bound = Arc::clone(bound);
+        (0..number).map(move |_| Metrics {
             per_model,
-            max_model_series,
-            idle_ms,
-            hasher: DefaultHashBuilder::default(),
+            bound: Arc::clone(&bound),
+            hasher: hasher.clone(),
             index: Mutex::default(),
             list: Mutex::default(),
-        }
+        })
     }
 
     /// The series of a method, a code and, where they are told apart, a model.
@@ -195,7 +228,7 @@ impl Metrics {
             return Arc::clone(series);
         }
         let plain = index.table.len() - index.model_series;
-        if !wanted.model_id.is_empty() && index.model_series >= self.max_model_series {
+        if !wanted.model_id.is_empty() && !self.bound.admit(hash) {
             return self.find_or_make(index, Labels { model_id: "", vmodel_id: "", ..wanted });
         }
         if wanted.model_id.is_empty() && plain >= MAX_PLAIN_SERIES && !wanted.method.is_empty() {
@@ -208,19 +241,16 @@ impl Metrics {
         series
     }
 
-    /// Drops the series of models that were not used for long.
-    pub fn expire(&self, now_ms: u64) {
-        let stale = |series: &Series| {
-            !series.model_id.is_empty()
-                && series.last_used_ms.load(Ordering::Relaxed).saturating_add(self.idle_ms) < now_ms
-        };
+    /// Drops those of a group's series that are of this shard.
+    fn drop_series(&self, stale: &HashSet<*const Series>) {
+        lock(&self.list).retain(|series| !stale.contains(&Arc::as_ptr(series)));
         let mut index = lock(&self.index);
-        let before = index.table.len();
-        index.table.retain(|series| !stale(series));
-        let dropped = before - index.table.len();
-        if dropped > 0 {
-            index.model_series -= dropped;
-            lock(&self.list).retain(|series| !stale(series));
+        let stale = index.table.extract_if(|series| stale.contains(&Arc::as_ptr(series)));
+        let dropped: Vec<Arc<Series>> = stale.collect();
+        index.model_series -= dropped.len();
+        drop(index);
+        for series in dropped {
+            self.bound.leave(self.hasher.hash_one(series.labels()));
         }
     }
 
@@ -229,75 +259,133 @@ impl Metrics {
     }
 }
 
-/// Every live series of all shards, those with equal labels added up.
-pub fn collect<'a>(shards: impl Iterator<Item = &'a Metrics>) -> Vec<Sample> {
-    let series: Vec<Arc<Series>> = shards.flat_map(Metrics::live).collect();
-    let mut samples: Vec<Sample> = Vec::new();
-    let mut places: HashMap<(usize, Labels<'_>), usize> = HashMap::with_capacity(series.len());
-    for one in &series {
-        for (metric, histogram) in Metric::ALL.iter().zip(&one.histograms) {
-            let Some(histogram) = histogram.get() else { continue };
-            let place = *places.entry((*metric as usize, one.labels())).or_insert_with(|| {
-                samples.push(Sample {
-                    name: metric.name(),
-                    method: one.method.to_string(),
-                    code: one.code,
-                    model_id: one.model_id.to_string(),
-                    vmodel_id: one.vmodel_id.to_string(),
-                    buckets: vec![0; histogram.buckets.len()],
-                    sum: 0.0,
-                });
-                samples.len() - 1
-            });
-            let sample = &mut samples[place];
-            for (total, bucket) in sample.buckets.iter_mut().zip(&histogram.buckets) {
-                *total += bucket.load(Ordering::Relaxed);
-            }
-            sample.sum += f64::from_bits(histogram.sum.load(Ordering::Relaxed));
+/// The series of all shards that are shown as one.
+pub struct Group {
+    series: Vec<Arc<Series>>,
+    full_method_names: bool,
+}
+
+impl Group {
+    fn shown(series: &Series, full_method_names: bool) -> Labels<'_> {
+        let labels = series.labels();
+        let method = labels.method.rsplit('/').next().filter(|_| !full_method_names).unwrap_or(labels.method);
+        Labels { method, ..labels }
+    }
+
+    pub fn labels(&self) -> Labels<'_> {
+        Group::shown(&self.series[0], self.full_method_names)
+    }
+
+    /// Adds up what was observed; leaves the reading empty where nothing was.
+    pub fn read(&self, metric: Metric, reading: &mut Reading) {
+        for histogram in self.series.iter().filter_map(|series| series.histogram(metric)) {
+            reading.add(histogram);
         }
     }
-    samples
+
+    fn is_stale(&self, before_ms: u64) -> bool {
+        let used = |series: &Arc<Series>| series.last_used_ms.load(Ordering::Relaxed);
+        !self.labels().model_id.is_empty() && self.series.iter().all(|series| used(series) < before_ms)
+    }
+}
+
+/// The series of all shards by what is shown of their labels.
+///
+/// Those of models that nobody has used since `before_ms` are dropped: only seen together are they known to be idle, and
+/// a sum that lost a part of itself would look like a counter that began anew.
+pub fn collect(shards: &[&Metrics], full_method_names: bool, before_ms: u64) -> Vec<Group> {
+    let hasher = DefaultHashBuilder::default();
+    let mut groups: Vec<Group> = Vec::new();
+    let mut places: HashTable<usize> = HashTable::new();
+    for series in shards.iter().flat_map(|shard| shard.live()) {
+        let shown = Group::shown(&series, full_method_names);
+        let hash = hasher.hash_one(shown);
+        if let Some(&place) = places.find(hash, |&place| groups[place].labels().are(&shown)) {
+            groups[place].series.push(series);
+        } else {
+            groups.push(Group { series: vec![series], full_method_names });
+            places.insert_unique(hash, groups.len() - 1, |&place| hasher.hash_one(groups[place].labels()));
+        }
+    }
+    let (stale, live): (Vec<Group>, Vec<Group>) = groups.into_iter().partition(|group| group.is_stale(before_ms));
+    if !stale.is_empty() {
+        let series: HashSet<*const Series> = stale.iter().flat_map(|group| &group.series).map(Arc::as_ptr).collect();
+        shards.iter().for_each(|shard| shard.drop_series(&series));
+    }
+    live
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn models(samples: &[Sample]) -> Vec<&str> {
-        let mut ids: Vec<_> = samples.iter().map(|sample| sample.model_id.as_str()).collect();
-        ids.sort_unstable();
-        ids
+    fn shards(number: usize, most: usize) -> (Vec<Metrics>, Arc<Bound>) {
+        let bound = Arc::new(Bound::new(most));
+        (Metrics::shards(number, true, &bound).collect(), bound)
     }
 
-    #[test]
-    fn a_value_on_a_bound_belongs_below_it() {
-        let metrics = Metrics::new(false, 0, 0);
-        metrics.series("m", Code::OK, "", "", 0).observe(Metric::RequestSize, 128.0);
-        metrics.series("m", Code::OK, "", "", 0).observe(Metric::RequestSize, 128.5);
-        metrics.series("m", Code::OK, "", "", 0).observe(Metric::RequestSize, 1e9);
-        let samples = collect([&metrics].into_iter());
-        assert_eq!(samples[0].buckets, [1, 1, 0, 0, 0, 0, 0, 0, 1]);
+    fn observe(metrics: &Metrics, now_ms: u64, method: &str, model_id: &str) {
+        metrics.series(method, Code::OK, model_id, "", now_ms).observe(Metric::ApiRequest, 3.0);
+    }
+
+    /// The model of each group, and how many requests it had.
+    fn counts(shards: &[Metrics], before_ms: u64) -> Vec<(String, u64)> {
+        let shards: Vec<&Metrics> = shards.iter().collect();
+        let mut counts: Vec<_> = collect(&shards, false, before_ms)
+            .iter()
+            .map(|group| {
+                let mut reading = Reading::default();
+                group.read(Metric::ApiRequest, &mut reading);
+                (group.labels().model_id.to_owned(), reading.buckets.iter().sum())
+            })
+            .collect();
+        counts.sort();
+        counts
+    }
+
+    fn those(counts: &[(&str, u64)]) -> Vec<(String, u64)> {
+        counts.iter().map(|(model_id, count)| ((*model_id).to_owned(), *count)).collect()
     }
 
     #[test]
     fn models_beyond_the_bound_share_a_series_and_idle_ones_make_room() {
-        let metrics = Metrics::new(true, 2, 1000);
-        for (now, id) in [(0, "a"), (900, "b"), (900, "c")] {
-            metrics.series("m", Code::OK, id, "", now).observe(Metric::ApiRequest, 1.0);
+        let (shards, bound) = shards(1, 2);
+        for (now_ms, model_id) in [(0, "a"), (900, "b"), (900, "c")] {
+            observe(&shards[0], now_ms, "m", model_id);
         }
-        assert_eq!(models(&collect([&metrics].into_iter())), ["", "a", "b"]);
-        metrics.expire(1500);
-        metrics.series("m", Code::OK, "c", "", 1500).observe(Metric::ApiRequest, 1.0);
-        assert_eq!(models(&collect([&metrics].into_iter())), ["", "b", "c"]);
+        assert_eq!(counts(&shards, 0), those(&[("", 1), ("a", 1), ("b", 1)]));
+        assert_eq!((bound.series(), bound.beyond.load(Ordering::Relaxed)), (2, 1));
+        assert_eq!(counts(&shards, 500), those(&[("", 1), ("b", 1)]));
+        observe(&shards[0], 1500, "m", "c");
+        assert_eq!(counts(&shards, 500), those(&[("", 1), ("b", 1), ("c", 1)]));
     }
 
     #[test]
-    fn shards_add_up() {
-        let shards = [Metrics::new(true, 9, 0), Metrics::new(true, 9, 0)];
-        for shard in &shards {
-            shard.series("m", Code::OK, "a", "v", 0).observe(Metric::ApiRequest, 3.0);
-        }
-        let samples = collect(shards.iter());
-        assert_eq!((samples.len(), samples[0].sum, samples[0].buckets[3]), (1, 6.0, 2));
+    fn a_model_has_its_own_series_in_all_shards_or_in_none() {
+        let (shards, bound) = shards(2, 1);
+        observe(&shards[0], 0, "m", "a");
+        observe(&shards[1], 0, "m", "a");
+        observe(&shards[1], 0, "m", "b");
+        assert_eq!(counts(&shards, 0), those(&[("", 1), ("a", 2)]));
+        assert_eq!(bound.series(), 1);
+    }
+
+    #[test]
+    fn a_model_in_use_loses_nothing_of_what_an_idle_shard_counted() {
+        let (shards, bound) = shards(2, 9);
+        observe(&shards[0], 0, "m", "a");
+        observe(&shards[1], 1000, "m", "a");
+        assert_eq!(counts(&shards, 500), those(&[("a", 2)]));
+        assert_eq!(counts(&shards, 1001), []);
+        assert_eq!(bound.series(), 0);
+    }
+
+    #[test]
+    fn methods_of_one_name_are_shown_as_one() {
+        let (shards, _) = shards(1, 9);
+        observe(&shards[0], 0, "a.Service/Predict", "x");
+        observe(&shards[0], 0, "b.Service/Predict", "x");
+        assert_eq!(counts(&shards, 0), those(&[("x", 2)]));
+        assert_eq!(collect(&[&shards[0]], true, 0).len(), 2);
     }
 }

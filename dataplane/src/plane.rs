@@ -13,7 +13,8 @@ use crate::endpoint::{Endpoint, EndpointKind, Manner};
 use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::lock::lock;
-use crate::metrics::Metrics;
+use crate::metrics::{Bound, Metrics};
+use crate::observed::Observed;
 use crate::policy::Policy;
 use crate::settings::Settings;
 use crate::shadow::Shadows;
@@ -30,6 +31,9 @@ pub struct Plane {
     pub shadows: Shadows,
     pub traces: Traces,
     pub shards: Vec<ShardState>,
+    /// Of the shards' series.
+    pub series: Arc<Bound>,
+    pub observed: Observed,
     policy: Mutex<Arc<Policy>>,
     endpoints: Mutex<HashMap<u32, Arc<Endpoint>>>,
     next_endpoint: AtomicU32,
@@ -55,6 +59,7 @@ pub struct Counters {
     pub connections: AtomicUsize,
     /// Connections that the shard was given but has not looked at.
     pub assigned: AtomicUsize,
+    pub accepted: AtomicU64,
     pub streams: AtomicUsize,
     pub queued: AtomicI64,
     pub requests: AtomicU64,
@@ -64,11 +69,9 @@ pub struct Counters {
 
 impl Plane {
     pub fn new(settings: Settings) -> std::io::Result<Plane> {
-        let idle_ms = u64::try_from(settings.model_series_idle.as_millis()).unwrap_or(u64::MAX);
-        let shard = || ShardState {
-            metrics: Metrics::new(settings.per_model_metrics, settings.max_model_series, idle_ms),
-            counters: Counters::default(),
-        };
+        let (per_model, max_series) = (settings.per_model_metrics, settings.max_model_series);
+        let series = Arc::new(Bound::new(max_series));
+        let metrics = Metrics::shards(settings.shards, per_model, &series);
         Ok(Plane {
             table: Table::new(),
             hub: Hub::new()?,
@@ -77,7 +80,9 @@ impl Plane {
             shadows: Shadows::new(),
             traces: Traces::default(),
             budget: Budget { used: AtomicUsize::new(0), most: settings.max_retained_bytes },
-            shards: (0..settings.shards).map(|_| shard()).collect(),
+            shards: metrics.map(|metrics| ShardState { metrics, counters: Counters::default() }).collect(),
+            series,
+            observed: Observed::new(per_model, max_series),
             policy: Mutex::default(),
             endpoints: Mutex::default(),
             next_endpoint: AtomicU32::new(0),
@@ -123,6 +128,12 @@ impl Plane {
     pub fn endpoints_of(&self, ids: &[u32]) -> Result<Vec<Arc<Endpoint>>, u32> {
         let endpoints = lock(&self.endpoints);
         ids.iter().map(|id| endpoints.get(id).cloned().ok_or(*id)).collect()
+    }
+
+    /// Connections to endpoints of a kind.
+    pub fn upstream_connections(&self, kind: EndpointKind) -> usize {
+        let endpoints: Vec<_> = lock(&self.endpoints).values().filter(|one| one.kind == kind).cloned().collect();
+        endpoints.iter().map(|endpoint| endpoint.connections()).sum()
     }
 
     pub fn total(&self, of: impl Fn(&Counters) -> u64) -> u64 {

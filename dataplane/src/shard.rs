@@ -12,13 +12,12 @@ use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::address::{Io, Listening};
-use crate::clock::epoch_ms;
 use crate::connection::{CountedConnection, Side, serve_connection};
 use crate::plane::{Drain, Plane};
 use crate::poll::{Either, either};
 use crate::turns;
 
-/// How often a shard looks after its memory and series.
+/// How often a shard looks after its memory.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// After this pause a listener tries again where the process had no file descriptor left.
@@ -93,10 +92,9 @@ struct Upkeep {
 }
 
 impl Upkeep {
-    /// Drops idle series, and gives memory back once a burst is over.
+    /// Gives memory back once a burst is over.
     fn tick(&mut self, plane: &Plane, index: usize) {
         let shard = &plane.shards[index];
-        shard.metrics.expire(epoch_ms());
         let requests = shard.counters.requests.load(Ordering::Relaxed);
         let quiet = requests - self.requests < 100;
         self.requests = requests;

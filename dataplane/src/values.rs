@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::histogram::Reading;
 use crate::hub::Question;
 use crate::journal::Entry;
-use crate::metrics::Sample;
+use crate::metrics::{Labels, Metric};
+use crate::observed::Row;
 use crate::trace_context::SpanContext;
 use crate::{model, shadow};
 
@@ -106,11 +108,12 @@ pub struct Difference {
 
 #[pyclass(frozen, get_all, module = "mesh.dataplane")]
 pub struct HistogramSample {
-    pub name: &'static str,
+    pub name: String,
     pub method: String,
     pub code: &'static str,
     pub model_id: String,
     pub vmodel_id: String,
+    pub label: String,
     pub buckets: Vec<u64>,
     pub sum: f64,
 }
@@ -118,6 +121,9 @@ pub struct HistogramSample {
 #[pyclass(frozen, get_all, module = "mesh.dataplane")]
 pub struct Totals {
     pub connections: u64,
+    pub accepted: u64,
+    pub runtime_connections: u64,
+    pub peer_connections: u64,
     pub streams: u64,
     pub waiting: u64,
     pub queued: u64,
@@ -128,6 +134,8 @@ pub struct Totals {
     pub routes: u64,
     pub shadows: u64,
     pub shadow_bytes: u64,
+    pub model_series: u64,
+    pub beyond_series: u64,
 }
 
 fn milliseconds_since(moment: Instant) -> i64 {
@@ -189,16 +197,32 @@ impl From<model::Usage> for Usage {
     }
 }
 
-impl From<Sample> for HistogramSample {
-    fn from(sample: Sample) -> HistogramSample {
+impl HistogramSample {
+    /// Of a family that the data plane counts.
+    pub fn of_requests(metric: Metric, labels: Labels<'_>, reading: &Reading) -> HistogramSample {
         HistogramSample {
-            name: sample.name,
-            method: sample.method,
-            code: sample.code,
-            model_id: sample.model_id,
-            vmodel_id: sample.vmodel_id,
-            buckets: sample.buckets,
-            sum: sample.sum,
+            name: metric.name().to_owned(),
+            method: labels.method.to_owned(),
+            code: labels.code,
+            model_id: labels.model_id.to_owned(),
+            vmodel_id: labels.vmodel_id.to_owned(),
+            label: String::new(),
+            buckets: reading.buckets.clone(),
+            sum: reading.sum,
+        }
+    }
+
+    /// Of a family that Python observes.
+    pub fn of_observed(name: &str, row: &Row, reading: &Reading) -> HistogramSample {
+        HistogramSample {
+            name: name.to_owned(),
+            method: String::new(),
+            code: "",
+            model_id: row.model_id.clone(),
+            vmodel_id: String::new(),
+            label: row.label.clone(),
+            buckets: reading.buckets.clone(),
+            sum: reading.sum,
         }
     }
 }
