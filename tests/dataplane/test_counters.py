@@ -15,7 +15,7 @@ def by_name(plane: Plane) -> dict[tuple[str, str, str], HistogramSample]:
     """Samples by name, method without its package, and code."""
     return {
         (sample.name, sample.method.rpartition("/")[2], sample.code): sample
-        for sample in plane.plane.take_histograms()
+        for sample in plane.plane.take_histograms(full_method_names=True)
     }
 
 

@@ -26,14 +26,14 @@ async def test_metrics_have_the_names_and_labels_that_dashboards_know(
     status, text = await asyncio.to_thread(_get, unused_tcp_port, "/metrics")
     assert status == 200
     assert (
-        'modelmesh_api_request_milliseconds_count{code="OK",method="Call",modelId="m",vModelId=""} 1.0'
+        'modelmesh_api_request_milliseconds_count{method="Call",code="OK",modelId="m",vModelId=""} 1\n'
         in text
     )
     assert (
-        'modelmesh_invoke_model_milliseconds_count{code="OK",method="Call",modelId="m",vModelId=""} 1.0'
+        'modelmesh_invoke_model_milliseconds_count{method="Call",code="OK",modelId="m",vModelId=""} 1\n'
         in text
     )
-    assert 'modelmesh_loadmodel_milliseconds_count{modelId="m",vModelId=""} 1.0' in text
+    assert 'modelmesh_loadmodel_milliseconds_count{modelId="m",vModelId=""} 1\n' in text
     assert "modelmesh_instance_models_total 1.0" in text
     assert "modelmesh_models_managed_total 1.0" in text
     assert "modelmesh_loadmodel_failure 0.0" in text

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mesh.dataplane import DataPlane
 from mesh.instance.method_rules import MethodRules
-from mesh.instance.settings import MetricsSettings, SettingError, Settings, describe
+from mesh.instance.settings import InfoMetric, MetricsSettings, SettingError, Settings, describe
 from mesh.instance.settings.methods import dataplane_config
 from mesh.instance.unsupported import check_unsupported
 from mesh.placement import TypeConstraints
@@ -50,8 +50,19 @@ def test_older_names_are_read() -> None:
         ("MM_SVC_GRPC_PORT", "70000"),
         ("MM_SVC_GRPC_MAX_MSG_SIZE", "-1"),
         ("USE_EMBEDDED_PULLER", "perhaps"),
-        ("MM_METRICS", "prometheus:scheme=ftp"),
-        ("MM_METRICS", "prometheus:prot=1"),
+        ("MM_METRICS", "graphite"),
+        ("MM_METRICS", "prometheus:port"),
+        ("MM_METRICS", "prometheus:port=1,scheme=http;x"),
+        ("MM_METRICS", "disabled:port=1"),
+        ("MM_INFO_METRICS", "pod"),
+        ("MM_INFO_METRICS", "pod;"),
+        ("MM_INFO_METRICS", "Pod;zone=ZONE"),
+        ("MM_INFO_METRICS", "pod;zone"),
+        ("MM_INFO_METRICS", "pod;1zone=ZONE"),
+        ("MM_INFO_METRICS", "pod;zone=ZONE,zone=ZONE"),
+        ("MM_INFO_METRICS", "pod;a=A,b=B,c=C,d=D,e=E"),
+        ("MM_INFO_METRICS", "pod;zone=NOT_SET"),
+        ("MESH_METRICS_TLS_CERT", "/etc/tls/tls.crt"),
         ("MM_DATAPLANE_CONFIG", "{"),
         ("MM_DATAPLANE_CONFIG", '{"rpcConfig": {}}'),
         ("MM_TYPE_CONSTRAINTS", '{"onnx": {"requires": ["gpu"]}}'),
@@ -62,6 +73,55 @@ def test_a_bad_value_is_named_with_its_variable(name: str, value: str) -> None:
     with pytest.raises(SettingError) as error:
         _read(**{name: value})
     assert name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "settings"),
+    [
+        ("disabled", MetricsSettings()),
+        ("prometheus", MetricsSettings(port=2112, https=True)),
+        ("prometheus:", MetricsSettings(port=2112, https=True)),
+        ("prometheus:scheme=http;port=0;", MetricsSettings(port=0)),
+        ("prometheus:fq_names=true", MetricsSettings(port=2112, https=True, full_method_names=True)),
+        ("prometheus:mem_detail=gc,bp", MetricsSettings(port=2112, https=True)),
+        ("statsd", MetricsSettings(statsd_port=8126)),
+        (
+            "statsd:port=9;legacy=true;fq_names=true",
+            MetricsSettings(statsd_port=9, statsd_legacy=True, full_method_names=True),
+        ),
+    ],
+)
+def test_metrics_are_described_as_for_kserve_modelmesh(value: str, settings: MetricsSettings) -> None:
+    assert _read(MM_METRICS=value).metrics == settings
+
+
+def test_metrics_go_to_statsd_where_nothing_is_said() -> None:
+    assert _read().metrics == MetricsSettings(statsd_port=8126)
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        ("prometheus:prot=1", "prot"),
+        ("prometheus:legacy=true", "legacy"),
+        ("prometheus:scheme=ftp", "ftp"),
+        ("prometheus:port=eighty", "eighty"),
+        ("prometheus:per_model_metrics=perhaps", "perhaps"),
+        ("prometheus:mem_detail=all,heap", "heap"),
+        ("statsd:scheme=http", "scheme"),
+        ("statsd:port=70000", "70000"),
+    ],
+)
+def test_an_option_of_metrics_that_cannot_be_turns_them_off(value: str, named: str) -> None:
+    metrics = _read(MM_METRICS=value).metrics
+    assert (metrics.port, metrics.statsd_port) == (None, None)
+    assert named in metrics.off_because
+    assert value in metrics.off_because
+
+
+def test_an_info_metric_tells_environment_variables() -> None:
+    info = _read(MM_INFO_METRICS="pod_info;zone=ZONE, node=NODE", ZONE="z1", NODE="n1").metrics_options.info
+    assert info == InfoMetric("pod_info", (("zone", "z1"), ("node", "n1")))
 
 
 def test_settings_that_exclude_each_other_are_refused() -> None:

@@ -8,7 +8,7 @@ list of endpoints that have a copy of a model; an *ask* is a request (or many fo
 Python to decide.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Literal, Self, final
 
 from mesh.dataplane.kinds import AskReason, EndpointKind
@@ -23,6 +23,7 @@ __all__ = [
     "Difference",
     "HistogramSample",
     "LogEntry",
+    "Scrape",
     "Server",
     "Talk",
     "Totals",
@@ -237,16 +238,18 @@ class Difference:
 class HistogramSample:
     """One series of a histogram, cumulative since the start of the process."""
 
-    #: ``api_request_milliseconds``, ``invoke_model_milliseconds``, ``request_size_bytes``, ``response_size_bytes``
-    #: or ``req_queue_delay_milliseconds``.
+    #: ``api_request_milliseconds``, ``invoke_model_milliseconds``, ``request_size_bytes``, ``response_size_bytes``,
+    #: ``req_queue_delay_milliseconds``, or one of `DataPlane.add_histogram`.
     name: str
-    #: Full method name.
+    #: Empty for all but requests.
     method: str
-    #: Name of the gRPC status code, such as ``OK``.
+    #: Name of the gRPC status code, such as ``OK``; empty for all but requests.
     code: str
     #: Empty unless per-model metrics are on.
     model_id: str
     vmodel_id: str
+    #: Value of the family's own label; empty where it has none.
+    label: str
     #: Observations per bucket, not cumulative; one more than there are bounds, for +Inf.
     buckets: list[int]
     #: In the unit that the name says.
@@ -256,7 +259,13 @@ class HistogramSample:
 class Totals:
     """Gauges and counters of the whole data plane."""
 
+    #: Open connections from clients and peers.
     connections: int
+    #: Such connections since the start.
+    accepted: int
+    #: Open connections to the local runtime, and to peers.
+    runtime_connections: int
+    peer_connections: int
     streams: int
     #: Requests that wait for an answer to an ask.
     waiting: int
@@ -274,6 +283,16 @@ class Totals:
     #: Mirrored requests that have not been answered, and the bytes of messages that are kept for comparing.
     shadows: int
     shadow_bytes: int
+    #: Series of models, and observations that were counted without their model because there were too many.
+    model_series: int
+    beyond_series: int
+
+@final
+class Scrape:
+    """Histograms as text, made while it is read. Keeps the data plane's counters alive, nothing else."""
+
+    def read(self) -> bytes:
+        """Returns: the next piece; empty after the last. Releases the GIL."""
 
 @final
 class DataPlane:
@@ -483,8 +502,54 @@ class DataPlane:
     def take_comparisons(self) -> list[Comparison]:
         """Returns: what came of mirrored requests since the last call; vmodels that had none are not in it."""
 
-    def take_histograms(self) -> list[HistogramSample]:
-        """Returns: every live series. Does not reset them."""
+    def add_histogram(self, name: str, text: str, bounds: Sequence[float], label: str = "") -> None:
+        """Makes a family of histograms for `observe`.
+
+        Args:
+            text: what is observed.
+            bounds: upper bounds of its buckets, ascending.
+            label: name of a label besides those of the model; empty for none.
+        """
+
+    def observe(self, name: str, value: float, *, model_id: str = "", label: str = "") -> None:
+        """Adds to a family of `add_histogram`, by model where there are per-model metrics.
+
+        Args:
+            label: value of the family's own label, of which there are to be few.
+        """
+
+    def take_histograms(self, *, full_method_names: bool = False) -> list[HistogramSample]:
+        """Returns: every live series of all shards together. Does not reset them.
+
+        Methods that are shown by the same name are one, as are those of `scrape`. The series of models that were not
+        used for ``model_series_idle_ms`` are dropped, here and by `scrape`.
+
+        Args:
+            full_method_names: with package and service.
+        """
+
+    def scrape(
+        self,
+        *,
+        prefix: str,
+        before: bytes,
+        after: bytes,
+        openmetrics: bool = False,
+        gzip: bool = False,
+        full_method_names: bool = False,
+        names: Set[str] | None = None,
+    ) -> Scrape:
+        """Begins an answer to Prometheus with every live series.
+
+        Args:
+            prefix: of all names.
+            before: text that comes first.
+            after: text that comes last.
+            openmetrics: OpenMetrics 1.0, with exemplars, instead of the text format 0.0.4.
+            gzip: compressed, ``before`` and ``after`` too.
+            full_method_names: as for `take_histograms`.
+            names: only these families, or samples of theirs (``..._count``); with prefix, and empty for all.
+        """
 
     def totals(self) -> Totals: ...
     def start_drain(self) -> None:

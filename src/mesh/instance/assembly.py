@@ -105,6 +105,8 @@ def make_dataplane(settings: Settings) -> DataPlane:
         max_connection_age_ms=settings.max_connection_age_s * 1_000,
         max_connection_age_grace_ms=settings.max_connection_age_grace_s * 1_000,
         per_model_metrics=settings.metrics.per_model,
+        max_model_series=settings.metrics_options.max_model_series,
+        model_series_idle_ms=settings.metrics_options.idle_ms,
     )
 
 
@@ -130,9 +132,7 @@ def assemble(
     """
     own_id = settings.instance_id
     dataplane = make_dataplane(settings)
-    metrics = Metrics(
-        per_model=settings.metrics.per_model, full_method_names=settings.metrics.full_method_names
-    )
+    metrics = Metrics(dataplane)
     tracing = make_tracing(settings, dataplane)
     spans = Spans() if tracing is None else tracing.spans
     if tracing is not None:
@@ -340,6 +340,7 @@ def assemble(
             lambda: health.ready,
             lambda: registry.models.lag,
             pulls,
+            settings.metrics_options.info,
         ),
         dynamic=dynamic,
         request_log=RequestLog(dataplane, settings.request_log, dynamic),

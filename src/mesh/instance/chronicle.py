@@ -64,9 +64,13 @@ class Chronicle:
     def sized(self, report: ReportSize) -> None:
         """A model server told how large a copy is; whoever counts on sizes should know where that was not expected."""
         expected, actual = report.expected_units, report.units
+        if expected:
+            self._metrics.observe("model_size_ratio", actual / expected, report.model_id, report.source.value)
         if not is_off(expected, actual):
             return
-        self._metrics.count_misjudged_size(report.source.value, low=actual > expected)
+        self._metrics.count_by(
+            "model_size_misjudged", report.source.value, "low" if actual > expected else "high"
+        )
         further = ", which is counted further" if report.source is SizeSource.DECLARED else ""
         summary = f"takes {_size(actual)}, the {report.source.value} size was {_size(expected)}{further}"
         self._note(DecisionKind.SIZE, report.model_id, summary)
@@ -95,6 +99,7 @@ class Chronicle:
     def evicted(self, report: ReportEvicted) -> None:
         """A copy was evicted."""
         self._metrics.observe("age_at_eviction_milliseconds", report.age_ms, report.model_id)
+        self._metrics.count_by("evictions", report.reason.value)
         summary = (
             f"evicted ({report.reason.value}), {_size(report.units)}, "
             f"last used {report.age_ms / 1_000:.1f} s before"

@@ -9,11 +9,10 @@ from mesh.instance.background import Background
 from mesh.instance.departure import HandOver, clean_records
 from mesh.instance.dump import State, cache_state, data_plane_state, registry_state, settings_state
 from mesh.instance.health import Health
-from mesh.instance.http import HttpEndpoint
 from mesh.instance.joining import look_at_the_others, start_registry_and_runtime
 from mesh.instance.loader import Loader
 from mesh.instance.method_rules import MethodRules
-from mesh.instance.metrics import serve_metrics
+from mesh.instance.metrics import Publication
 from mesh.instance.periodic import repeat
 from mesh.instance.prestop import Prestop
 from mesh.instance.probes import Probes
@@ -79,7 +78,7 @@ class Instance:
         self._type_rules = TypeRules(settings.placement)
         self._prestop: Prestop | None = None
         self._background = Background(self._broke_off)
-        self._endpoints: list[HttpEndpoint | Probes] = []
+        self._endpoints: list[Publication | Probes] = []
 
     @property
     def parts(self) -> Parts:
@@ -141,8 +140,10 @@ class Instance:
         if self.registry.joined:
             await parts.publisher.publish()
         self._start_upkeep(parts)
-        if settings.metrics.port is not None:
-            self._endpoints.append(serve_metrics(parts.collector, settings.host, settings.metrics.port))
+        publication = Publication(settings, parts.collector)
+        self._endpoints.append(publication)
+        if (loop := publication.loop()) is not None:
+            self._background.run("metrics", loop)
         await self._register_static_models(parts)
         self.address = parts.dataplane.listen(f"{settings.host}:{settings.port}", peers=False)
         self.health.serve()

@@ -90,4 +90,6 @@ class SelfView:
             used_bytes=cache.used_units * UNIT_BYTES,
             models=len(cache),
             deficit_bytes=cache.deficit_units * UNIT_BYTES,
+            loads_running=cache.loads_running,
+            loads_waiting=cache.loads_in_progress - cache.loads_running,
         )

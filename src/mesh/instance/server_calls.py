@@ -26,13 +26,17 @@ from mesh.placement import (
     UnloadFinished,
     to_units,
 )
-from mesh.runtimes import ModelInfo, ModelRuntime, RuntimeFailure
+from mesh.runtimes import LoadedModel, ModelInfo, ModelRuntime, RuntimeFailure
 from mesh.tracing import MODEL, OpenSpan, record, span
 
 log = logging.getLogger(__name__)
 
 #: A load does not wait longer than this for its size to be predicted, seconds; listing remote storage is part of it.
 PREDICT_TIMEOUT_S = 3.0
+
+
+#: The histogram of what loads are made of.
+COLD_START = "coldstart_milliseconds"
 
 
 class ServerCalls:
@@ -88,11 +92,22 @@ class ServerCalls:
             return _load_failed(order, error), 0
         elapsed_ms = (time.monotonic() - began) * 1_000
         self._metrics.observe("loadmodel_milliseconds", elapsed_ms, order.model_id)
+        self._observe_phases(order, elapsed_ms, loaded)
         self._on_load_time(model, elapsed_ms)
         finished = LoadFinished(
             order.model_id, order.load_id, to_units(loaded.size_bytes), load_ms=max(1, int(elapsed_ms))
         )
         return finished, loaded.max_concurrency
+
+    def _observe_phases(self, order: StartLoad, elapsed_ms: float, loaded: LoadedModel) -> None:
+        phases = {
+            "queue": order.queued_ms,
+            "pull": loaded.pull_ms,
+            "load": elapsed_ms - loaded.pull_ms,
+            "total": order.queued_ms + elapsed_ms,
+        }
+        for phase, milliseconds in phases.items():
+            self._metrics.observe(COLD_START, milliseconds, order.model_id, phase)
 
     async def measure_size(self, order: MeasureSize) -> SizeMeasured:
         """Asks how large a loaded model is."""
@@ -103,7 +118,9 @@ class ServerCalls:
         except Exception as error:  # noqa: BLE001 - see above
             _log(error, "size not measured", order.model_id)
             size = None
-        self._metrics.observe("model_sizing_milliseconds", (time.monotonic() - began) * 1_000, order.model_id)
+        elapsed_ms = (time.monotonic() - began) * 1_000
+        self._metrics.observe("model_sizing_milliseconds", elapsed_ms, order.model_id)
+        self._metrics.observe(COLD_START, elapsed_ms, order.model_id, "size")
         return SizeMeasured(order.model_id, order.load_id, None if size is None else to_units(size))
 
     async def unload(self, order: StartUnload) -> UnloadFinished | UnloadFailed:

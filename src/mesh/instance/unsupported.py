@@ -9,11 +9,9 @@ from mesh.instance.settings import SettingError, Settings, settings_of
 #: Variables of KServe ModelMesh that mean something there and nothing here, with the reason.
 _WITHOUT_EFFECT = {
     "MM_SEND_DEST_ID": "only of use with the pod-to-pod protocol of the Java process",
-    "MM_LOG_PROMETHEUS_REQS": "scrapes are not logged",
     "MM_PAYLOAD_PROCESSORS": "payload processors are not supported",
     "MM_PAYLOAD_PROCESSORS_THREADS": "payload processors are not supported",
     "MM_PAYLOAD_PROCESSORS_CAPACITY": "payload processors are not supported",
-    "MM_INFO_METRICS": "not supported",
     "MM_INTRACLUSTER_CLIENTAUTH": "connections between instances are plaintext",
 }
 #: Variables that ask for what must not be dropped silently.
@@ -45,6 +43,4 @@ def check_unsupported(environment: Mapping[str, str] = os.environ) -> list[str]:
         elif name not in _REFUSED:
             near = difflib.get_close_matches(name, known, n=1)
             warnings.append(f"{name} is not a setting" + (f"; did you mean {near[0]}?" if near else ""))
-    if environment.get("MM_METRICS", "statsd").startswith("statsd"):
-        warnings.append("MM_METRICS: StatsD is not served; set prometheus:port=2112;scheme=http or disabled")
     return warnings

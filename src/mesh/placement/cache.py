@@ -175,6 +175,11 @@ class LocalCache:
         return NEVER_USED_MS if oldest is None else oldest.last_used_ms
 
     @property
+    def loads_running(self) -> int:
+        """Loads that the runtime is at."""
+        return self._books.loading
+
+    @property
     def loads_in_progress(self) -> int:
         """Loads that were asked for and have not ended."""
         return self._books.in_progress

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -169,11 +170,13 @@ class PullingRuntime(ModelRuntime):
             raise
 
     async def _load(self, model: ModelInfo) -> LoadedModel:
+        began = time.monotonic()
         try:
             with span("mesh.pull", {MODEL: model.model_id}):
                 pulled = await self._puller.pull(model.model_id, model.path, model.key)
         except PullFailure as error:
             raise _as_runtime_failure(error) from error
+        pull_ms = (time.monotonic() - began) * 1_000
         try:
             loaded = await self._inner.load(replace(model, path=pulled.path, key=pulled.key))
         except asyncio.CancelledError:
@@ -183,7 +186,7 @@ class PullingRuntime(ModelRuntime):
             await self._undo(model.model_id, may_be_loaded=failure.code in _UNDECIDED)
             raise
         self._loaded.add(model.model_id)
-        return loaded
+        return replace(loaded, pull_ms=pull_ms)
 
     async def _unload(self, model_id: str) -> None:
         await self._inner.unload(model_id)

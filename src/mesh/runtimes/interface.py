@@ -61,10 +61,12 @@ class LoadedModel:
     Attributes:
         size_bytes: memory that the model takes; 0 where only `ModelRuntime.model_size` can tell.
         max_concurrency: requests at once; 0 where not limited.
+        pull_ms: part of the load's time that it took to bring the model's data here.
     """
 
     size_bytes: int
     max_concurrency: int = 0
+    pull_ms: float = 0.0
 
 
 class RuntimeFailure(Exception):

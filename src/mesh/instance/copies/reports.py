@@ -31,7 +31,7 @@ class CopyReports:
 
     def grown(self, growth: Growth, added: int) -> None:
         """It has got some."""
-        self._metrics.count_by("copies_added", growth.kind.value, added)
+        self._metrics.count_by("copies_added", growth.kind.value, number=added)
 
     def not_grown(self, growth: Growth, error: MeshError) -> None:
         """It has got none."""

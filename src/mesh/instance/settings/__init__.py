@@ -5,7 +5,7 @@ from mesh.instance.settings.eviction import EvictionSettings
 from mesh.instance.settings.fields import SettingDescription, SettingError, settings_of
 from mesh.instance.settings.instance import Settings, describe
 from mesh.instance.settings.lifecycle import LifecycleSettings
-from mesh.instance.settings.metrics import MetricsSettings
+from mesh.instance.settings.metrics import InfoMetric, MetricsOptions, MetricsSettings
 from mesh.instance.settings.placement import PlacementSettings
 from mesh.instance.settings.recording import RecordingSettings
 from mesh.instance.settings.registrations import RegistrationSettings
@@ -17,7 +17,9 @@ from mesh.instance.settings.vmodels import VModelSettings
 __all__ = [
     "CopySettings",
     "EvictionSettings",
+    "InfoMetric",
     "LifecycleSettings",
+    "MetricsOptions",
     "MetricsSettings",
     "PlacementSettings",
     "RecordingSettings",

@@ -6,7 +6,7 @@ of ours alone starts with ``MESH_``.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mesh.instance.settings import methods
@@ -27,7 +27,12 @@ from mesh.instance.settings.fields import (
     text,
 )
 from mesh.instance.settings.lifecycle import LifecycleSettings
-from mesh.instance.settings.metrics import MetricsSettings, metrics_settings
+from mesh.instance.settings.metrics import (
+    DEFAULT_METRICS,
+    MetricsOptions,
+    MetricsSettings,
+    metrics_settings,
+)
 from mesh.instance.settings.placement import PlacementSettings
 from mesh.instance.settings.recording import RecordingSettings
 from mesh.instance.settings.registrations import RegistrationSettings
@@ -81,9 +86,11 @@ class Settings:
     metrics: MetricsSettings = setting(
         "MM_METRICS",
         metrics_settings,
-        "'disabled' or prometheus[:port=2112;scheme=http;fq_names=false;per_model_metrics=false]",
-        default=MetricsSettings(),
+        "disabled, prometheus[:port=2112;scheme=https;fq_names=false;per_model_metrics=false] "
+        "or statsd[:port=8126;fq_names=false;legacy=false]",
+        default=metrics_settings(DEFAULT_METRICS),
     )
+    metrics_options: MetricsOptions = group(MetricsOptions)
     max_message_bytes: int = setting(
         "MM_SVC_GRPC_MAX_MSG_SIZE", integer(1_024), "largest message, bytes", default=16 << 20
     )
@@ -226,6 +233,8 @@ class Settings:
         pod_name = values.get("instance_id") or os.uname().nodename
         values["instance_id"] = pod_name[-INSTANCE_ID_LENGTH:].lstrip("-")
         values["location"] = values.get("location") or values.get("address", "127.0.0.1")
+        if (info := values["metrics_options"].info) is not None:
+            values["metrics_options"] = replace(values["metrics_options"], info=info.resolved(environment))
         settings = Settings(**values)
         settings.check()
         return settings
@@ -257,6 +266,8 @@ class Settings:
         ):
             if getattr(self, one) and getattr(self, other):
                 raise SettingError(f"{_name_of(one)} and {_name_of(other)} are both set: unset one of them")
+        if bool(self.metrics_options.certificate) != bool(self.metrics_options.key):
+            raise SettingError("MESH_METRICS_TLS_CERT and MESH_METRICS_TLS_KEY go together: set both or none")
         if self.placement.type_constraints is not None and self.placement.type_constraints_path:
             raise SettingError(
                 "MM_TYPE_CONSTRAINTS and MM_TYPE_CONSTRAINTS_PATH are both set: unset one of them"
@@ -290,8 +301,6 @@ def _default_text(value: object) -> str:
     match value:
         case None | "" | ():
             return ""
-        case MetricsSettings():
-            return "disabled"
         case bool():
             return str(value).lower()
         case _:
