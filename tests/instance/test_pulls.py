@@ -9,7 +9,7 @@ import pytest
 
 from mesh.cli.screen import console
 from mesh.cli.views.models import model_status
-from mesh.instance import MetricsSettings
+from mesh.instance import MetricsSettings, UpkeepSettings
 from mesh.puller import PullerSettings
 from tests.instance.meshes import Mesh, eventually
 from tests.puller.faulty_s3 import FaultyS3
@@ -53,3 +53,51 @@ async def test_a_pull_under_way_shows_how_far_it_is(
     assert await answer
     assert (await client.describe("m")).copies[0].to_pull_bytes == 0
     assert any("pulling m:" in record.getMessage() for record in caplog.records)
+
+
+async def test_data_that_changed_in_storage_is_told_of_and_changes_nothing(
+    mesh: Mesh, store: FaultyS3, tmp_path: Path, unused_tcp_port: int
+) -> None:
+    store.objects = {"m/weights": b"old", "same/weights": b"same"}
+    client = await mesh.add(
+        puller=PullerSettings(root=tmp_path / "models"),
+        metrics=MetricsSettings(port=unused_tcp_port),
+        upkeep=UpkeepSettings(source_interval_s=1),
+    )
+    for model in ("m", "same"):
+        await client.register(model, path=model, key=key_for(store))
+        assert await client.infer(model)
+
+    async def told(of: str) -> list[str]:
+        return [decision.summary for decision in await client.explain(of) if decision.kind == "source"]
+
+    async def shown() -> str:
+        url = f"http://127.0.0.1:{unused_tcp_port}/metrics"
+        return await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read().decode())
+
+    assert "modelmesh_instance_changed_models 0.0" in await shown()
+    store.objects["m/weights"] = b"new"
+
+    async def found(change: str) -> bool:
+        return any(change in summary for summary in await told("m"))
+
+    await eventually(lambda: found("other data is there now"))
+    assert "modelmesh_instance_changed_models 1.0" in await shown()
+    assert (tmp_path / "models" / "m" / "m" / "weights").read_bytes() == b"old"
+    assert await client.infer("m")
+    # It is told of once, and so is the next change.
+    del store.objects["m/weights"]
+    await eventually(lambda: found("there is no object 'm'"))
+    assert len(await told("m")) == 2
+    assert await told("same") == []
+    # Registered anew it is another load.
+    store.objects["m/weights"] = b"new"
+    await client.unregister("m")
+    await client.register("m", path="m", key=key_for(store))
+    assert await client.infer("m")
+
+    async def settled() -> bool:
+        return "modelmesh_instance_changed_models 0.0" in await shown()
+
+    await eventually(settled)
+    assert (tmp_path / "models" / "m" / "m" / "weights").read_bytes() == b"new"

@@ -234,6 +234,8 @@ def assemble(
         placer,
         chronicle,
         ring,
+        runtime,
+        metrics,
         loading_timeout_ms=parameters.loading_timeout_ms if parameters else ROUTER_LOADING_TIMEOUT_MS,
         is_leaving=lambda: self_view.leaving,
         now_ms=steady_ms,

@@ -117,6 +117,16 @@ class Chronicle:
         for watcher in self._eviction_watchers:
             watcher(report)
 
+    def source_changed(self, model_id: str, change: str) -> None:
+        """The data of a copy here is not in storage any more as it was loaded."""
+        summary = (
+            f"the model's data in storage has changed since it was loaded: {change}; copies loaded from now on would "
+            "differ from those that are there. Register new data as another model and move its vmodel to it, or "
+            "register this one anew"
+        )
+        self._note(DecisionKind.SOURCE, model_id, summary)
+        log.warning(summary, extra={"model": model_id})
+
     def left(self, order: Deregister) -> None:
         """A copy is taken out of the registry."""
         self._note(DecisionKind.UNLOAD, order.model_id, f"leaves: {order.why}")

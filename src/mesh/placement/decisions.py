@@ -26,6 +26,8 @@ class DecisionKind(StrEnum):
     MOVE = "move"
     #: The model is loaded before anybody asks for it.
     PRELOAD = "preload"
+    #: The model's data in storage is not what was loaded.
+    SOURCE = "source"
     #: A vmodel moved to the model.
     SWITCH = "switch"
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mesh.puller.contents import CACHE_NAME, Contents
+from mesh.puller.contents import CACHE_NAME, Contents, identity_of
 from mesh.puller.directory import ModelDirectories
 from mesh.puller.disk import check_space, disk_failure
 from mesh.puller.failure import Code, PullFailure
@@ -52,6 +52,15 @@ class Progress:
     total_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where the data of a model that is here came from, and what it was."""
+
+    path: str
+    key: str
+    identity: str
+
+
 @dataclass(eq=False, slots=True)
 class _Pull:
     """A pull under way, for all who wait for it."""
@@ -66,6 +75,7 @@ class _Pull:
     total_bytes: int = 0
     to_write_bytes: int = 0
     published: bool = False
+    identity: str = ""
     task: "asyncio.Task[Pulled]" = field(init=False)
     _counting: threading.Lock = field(default_factory=threading.Lock)
 
@@ -98,6 +108,7 @@ class Puller:
         self._turns = Turns()
         self._to_join: dict[str, _Pull] = {}
         self._running: set[_Pull] = set()
+        self._origins: dict[str, _Origin] = {}
         self._measuring = asyncio.Lock()
 
     @property
@@ -175,6 +186,33 @@ class Puller:
             found = await open_provider(request.type, request.config, self._workshop).find(request.path)
         return found.size_bytes
 
+    async def changed(self) -> Mapping[str, str]:
+        """Looks up whether the models that are here are in their storage as they were when they were pulled.
+
+        Models whose storage tells of no content (claims, local directories, servers without entity tags) are left out,
+        and those whose storage cannot be asked now.
+
+        Returns:
+            What is there now, in words, by model id; only of those that have changed.
+        """
+        found = {}
+        for model_id, origin in list(self._origins.items()):
+            try:
+                _, now = await self._look_up(await self._workshop.run(self._resolve, origin.path, origin.key))
+            except PullFailure as failure:
+                if failure.code is not Code.NOT_FOUND:
+                    _log.info("cannot tell whether the data of model %s has changed: %s", model_id, failure)
+                    continue
+                change = failure.message
+            else:
+                change = "other data is there now"
+                if now in {"", origin.identity}:
+                    continue
+            # It may have been pulled again meanwhile.
+            if self._origins.get(model_id) is origin:
+                found[model_id] = change
+        return found
+
     async def delete(self, model_id: str) -> None:
         """Removes the data of a model; none being there is fine. Waits for a pull of it that is under way.
 
@@ -183,6 +221,7 @@ class Puller:
         """
         self._to_join.pop(model_id, None)
         async with self._turns.turn(model_id):
+            self._origins.pop(model_id, None)
             try:
                 await self._workshop.run(self._directories.delete, model_id)
                 async with self._keeping:
@@ -237,6 +276,9 @@ class Puller:
             raise
         finally:
             telling.cancel()
+        self._origins.pop(pull.model_id, None)
+        if pull.identity:
+            self._origins[pull.model_id] = _Origin(pull.path, pull.key, pull.identity)
         _log.info(
             "pulled %s from %s storage: %d bytes in %.1f s",
             pull.model_id,
@@ -282,15 +324,20 @@ class Puller:
         return await self._bring_as_found(request, pull)
 
     async def _bring_as_found(self, request: StorageRequest, pull: _Pull) -> int:
-        provider = open_provider(request.type, request.config, self._workshop)
-        model = await provider.find(request.path)
-        parts: list[tuple[Source, str]] = [(model, request.name)]
-        if request.schema_path is not None:
-            parts.append((await provider.find(request.schema_path), request.schema_name))
+        parts, pull.identity = await self._look_up(request)
         pull.total_bytes = sum(source.size_bytes for source, _ in parts)
         await self._workshop.run(self._directories.stage, pull.staging, pull.model_id)
         size_bytes, *_ = [await self._place(source, pull.staging / name, pull) for source, name in parts]
         return size_bytes
+
+    async def _look_up(self, request: StorageRequest) -> tuple[list[tuple[Source, str]], str]:
+        """Finds a model and its schema, with their local names; tells what they are made of, where that is known."""
+        provider = open_provider(request.type, request.config, self._workshop)
+        parts: list[tuple[Source, str]] = [(await provider.find(request.path), request.name)]
+        if request.schema_path is not None:
+            parts.append((await provider.find(request.schema_path), request.schema_name))
+        identities = [source.identity for source, _ in parts]
+        return parts, identity_of(identities) if all(identities) else ""
 
     async def _place(self, source: Source, target: Path, pull: _Pull) -> int:
         """Brings one source to its place, from the disk where its content is there; returns its size in bytes."""
@@ -332,6 +379,8 @@ class Puller:
         pull.published = True
 
     async def _clear_up(self, pull: _Pull) -> None:
+        if pull.published:
+            self._origins.pop(pull.model_id, None)
         try:
             await self._workshop.run(self._withdraw, pull)
             async with self._keeping:

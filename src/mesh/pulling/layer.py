@@ -86,6 +86,10 @@ class PullingRuntime(ModelRuntime):
             for model_id, pull in self._puller.progress.items()
         }
 
+    async def changed_sources(self) -> Mapping[str, str]:
+        """Looks each pulled model up in its storage again."""
+        return await self._puller.changed()
+
     async def start(self) -> RuntimeParameters:
         """Starts the runtime, then removes the model data that an earlier run left."""
         parameters = await self._inner.start()

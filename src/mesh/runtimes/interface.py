@@ -142,6 +142,13 @@ class ModelRuntime(ABC):
         """Models whose data is on its way here, by id; none where this does not pull."""
         return {}
 
+    async def changed_sources(self) -> Mapping[str, str]:
+        """Loaded models whose data in storage is not what was loaded any more, by id, with what is there now in words.
+
+        None where this does not pull.
+        """
+        return {}
+
     @abstractmethod
     async def start(self) -> RuntimeParameters:
         """Waits until the server is ready, with no model loaded, and tells its parameters.

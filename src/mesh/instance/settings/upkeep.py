@@ -40,6 +40,12 @@ class UpkeepSettings:
         "whether the leader has models that were used lately loaded into memory that nobody uses",
         default=True,
     )
+    source_interval_s: int = setting(
+        "MESH_SOURCE_CHECK_INTERVAL_S",
+        integer(0),
+        "time between two looks at whether the data of the models here has changed in storage, s; 0 for none",
+        default=0,
+    )
     reload_evicted: bool = setting(
         "MESH_RELOAD_EVICTED",
         boolean,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from mesh.instance.candidates import Candidates
 from mesh.instance.chronicle import Chronicle
 from mesh.instance.loader import Loader
+from mesh.instance.metrics import Metrics
 from mesh.instance.peers import Peers
 from mesh.instance.placer import Placer
 from mesh.instance.registration import Registration
@@ -14,10 +15,12 @@ from mesh.instance.upkeep.janitor import Janitor
 from mesh.instance.upkeep.leases import LeaselessInstances
 from mesh.instance.upkeep.reaper import Reaper
 from mesh.instance.upkeep.second_homes import SecondHomes
+from mesh.instance.upkeep.sources import Sources
 from mesh.instance.upkeep.upkeep import Upkeep
 from mesh.placement import DecisionRing
 from mesh.placement.upkeep import TidyingFigures
 from mesh.registry import Registry
+from mesh.runtimes import ModelRuntime
 
 
 def make_upkeep(
@@ -31,6 +34,8 @@ def make_upkeep(
     placer: Placer,
     chronicle: Chronicle,
     ring: DecisionRing,
+    runtime: ModelRuntime | None,
+    metrics: Metrics,
     *,
     loading_timeout_ms: int,
     is_leaving: Callable[[], bool],
@@ -40,6 +45,7 @@ def make_upkeep(
 
     Args:
         loader: None for a pure router.
+        runtime: the model server; None for a pure router.
         loading_timeout_ms: of the model server.
         is_leaving: whether copies here are being handed over.
         now_ms: epoch milliseconds; never goes back.
@@ -75,5 +81,10 @@ def make_upkeep(
                 now_ms=now_ms,
             )
             chronicle.watch_evictions(second_homes.evicted)
+    sources: Sources | None = None
+    if runtime is not None and settings.upkeep.source_interval_s:
+        sources = Sources(runtime, chronicle)
+        text = "Models here whose data in storage is not what was loaded any more"
+        metrics.show("instance_changed_models", text, sources.changed)
     leaseless = None if read_only else LeaselessInstances(own_id, registry, peers)
-    return Upkeep(settings.upkeep, registry.election, reaper, janitor, second_homes, leaseless)
+    return Upkeep(settings.upkeep, registry.election, reaper, janitor, second_homes, leaseless, sources)

@@ -10,6 +10,7 @@ from mesh.instance.upkeep.janitor import Janitor
 from mesh.instance.upkeep.leases import LeaselessInstances
 from mesh.instance.upkeep.reaper import Reaper
 from mesh.instance.upkeep.second_homes import SecondHomes
+from mesh.instance.upkeep.sources import Sources
 from mesh.registry import Election
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ class Upkeep:
         janitor: None for a pure router, which has no copies.
         second_homes: None where none are looked for.
         leaseless: None while a registry is moved.
+        sources: None where models' data in storage is not looked at again.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Upkeep:
         janitor: Janitor | None,
         second_homes: SecondHomes | None,
         leaseless: LeaselessInstances | None,
+        sources: Sources | None,
     ) -> None:
         self._settings = settings
         self._election = election
@@ -42,6 +45,7 @@ class Upkeep:
         self._janitor = janitor
         self._second_homes = second_homes
         self._leaseless = leaseless
+        self._sources = sources
 
     def loops(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
         """Returns: what is to be run until the instance ends, each with its name."""
@@ -51,6 +55,9 @@ class Upkeep:
             every_s = self._settings.janitor_interval_s
             tidying = repeat("the janitor", every_s, self._janitor.run, first_after_s=FIRST_TIDYING_S)
             found.append(("janitor", tidying))
+        if self._sources is not None:
+            looking = repeat("the look at sources", self._settings.source_interval_s, self._sources.run)
+            found.append(("sources", looking))
         return found
 
     async def close(self) -> None:
