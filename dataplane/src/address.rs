@@ -159,6 +159,10 @@ impl AsyncWrite for Io {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // The kernel takes a single part faster by its shorter way, and most writes have no more.
+        if let [only] = bufs {
+            return self.poll_write(cx, only);
+        }
         match self.get_mut() {
             Io::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Io::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),

@@ -2,13 +2,13 @@
 
 use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, Hasher};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Sleep, sleep, timeout};
 
 use crate::address::Io;
 use crate::plane::Plane;
@@ -19,9 +19,6 @@ use crate::stream::serve;
 
 /// Time for the first bytes of HTTP/2.
 const HANDSHAKE: Duration = Duration::from_secs(20);
-
-/// Longer than any age a connection will reach.
-const FOREVER: Duration = Duration::from_secs(1 << 31);
 
 /// Who connects to a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +39,9 @@ pub async fn serve_connection(counted: CountedConnection, side: Side, io: Io) {
         // The sender lives as long as the plane.
         let _ = drain.wait_for(|drain| side.is_drained(*drain)).await;
     });
-    let mut aged = pin!(sleep(lifetime(&plane.settings)));
-    let mut over = pin!(sleep(FOREVER));
+    // No timer where there is no end: the kernel sets and takes back the next one each time it waits for a request.
+    let mut aged = lifetime(&plane.settings).map(|age| Box::pin(sleep(age)));
+    let mut over: Option<Pin<Box<Sleep>>> = None;
     let mut going = false;
     poll_fn(|cx| {
         loop {
@@ -56,9 +54,9 @@ pub async fn serve_connection(counted: CountedConnection, side: Side, io: Io) {
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
                 Poll::Pending => {
                     if going {
-                        return over.as_mut().poll(cx);
+                        return over.as_mut().map_or(Poll::Pending, |over| over.as_mut().poll(cx));
                     }
-                    let old = aged.as_mut().poll(cx).is_ready();
+                    let old = aged.as_mut().is_some_and(|aged| aged.as_mut().poll(cx).is_ready());
                     if !old && drained.as_mut().poll(cx).is_pending() {
                         return Poll::Pending;
                     }
@@ -66,7 +64,7 @@ pub async fn serve_connection(counted: CountedConnection, side: Side, io: Io) {
                     connection.graceful_shutdown();
                     let grace = plane.settings.max_connection_age_grace;
                     if old && !grace.is_zero() {
-                        over.set(sleep(grace));
+                        over = Some(Box::pin(sleep(grace)));
                     }
                 }
             }
@@ -117,10 +115,10 @@ fn server(settings: &Settings) -> h2::server::Builder {
 }
 
 /// The age at which a connection is to end, spread by a tenth so that not all clients reconnect at once.
-fn lifetime(settings: &Settings) -> Duration {
+fn lifetime(settings: &Settings) -> Option<Duration> {
     if settings.max_connection_age.is_zero() {
-        return FOREVER;
+        return None;
     }
     let random = std::hash::RandomState::new().build_hasher().finish();
-    settings.max_connection_age.mul_f64(0.9 + 0.2 * (random as f64 / u64::MAX as f64))
+    Some(settings.max_connection_age.mul_f64(0.9 + 0.2 * (random as f64 / u64::MAX as f64)))
 }

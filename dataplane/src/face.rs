@@ -12,6 +12,7 @@ use pyo3::types::PyBytes;
 use tokio::sync::mpsc;
 
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender;
 
 use crate::address::Address;
 use crate::alias::Alias;
@@ -30,7 +31,7 @@ use crate::metrics::{Group, Metric, Metrics, collect};
 use crate::plane::{Drain, Plane};
 use crate::policy::{Control, Rpc, StatusRule};
 use crate::settings::Settings;
-use crate::shard::{Command, Inbox, start};
+use crate::shard::{Command, Inbox, start, start_upkeep};
 use crate::trace_context::{Sampler, SpanContext};
 use crate::trace_values::{TracedRequest, TracedStep};
 use crate::values::{Ask, Call, Comparison, Difference, HistogramSample, LogEntry, Totals, Usage};
@@ -61,6 +62,8 @@ pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
 struct Threads {
     inboxes: Vec<Inbox>,
     handles: Vec<JoinHandle<()>>,
+    /// Ends their upkeep when it is dropped.
+    upkeep: Option<Sender<()>>,
 }
 
 #[pyclass(frozen, module = "mesh.dataplane")]
@@ -189,6 +192,9 @@ impl DataPlane {
         for (index, commands) in receivers.into_iter().enumerate() {
             threads.handles.push(start(Arc::clone(&plane), index, threads.inboxes.clone(), commands)?);
         }
+        let (upkeep, handle) = start_upkeep(threads.inboxes.clone())?;
+        threads.upkeep = Some(upkeep);
+        threads.handles.push(handle);
         Ok(DataPlane { plane, threads: Mutex::new(threads) })
     }
 
@@ -608,6 +614,7 @@ impl DataPlane {
             // A thread that has ended already needs no telling.
             let _ = inbox.send(Command::Stop);
         }
+        drop(threads.upkeep);
         for handle in threads.handles {
             // A panic there has been reported by the thread itself.
             let _ = handle.join();

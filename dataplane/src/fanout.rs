@@ -71,25 +71,25 @@ pub async fn fan_out(
             // HTTP/2 keeps what the client does not take at once.
             client.data(framed(&message));
             client.trailers(Status::new(Code::OK, "").trailers());
-            (Ending { code: Code::OK, response_bytes: Some(message.len() as u64) }, String::new())
+            (Ending::new(Code::OK, Some(message.len() as u64)), String::new())
         }
         Err(Failure::Refused(status)) => refuse(&status, client),
         Err(Failure::Given(model_id, mut answer)) => {
             let code = Code::of(answer.status());
             let why = format!("model {model_id}: {}", message_of(answer.status()));
             answer.give_status(client);
-            (Ending { code, response_bytes: None }, why)
+            (Ending::new(code, None), why)
         }
     }
 }
 
 fn ended(ended: Ended, client: &mut Client) -> (Ending, String) {
-    (Ending { code: client.end(ended), response_bytes: None }, String::new())
+    (Ending::new(client.end(ended), None), String::new())
 }
 
 fn refuse(status: &Status, client: &mut Client) -> (Ending, String) {
     client.status(status);
-    (Ending { code: status.code, response_bytes: None }, status.message.clone())
+    (Ending::new(status.code, None), status.message.clone())
 }
 
 /// A model's message; None where it is not there and need not be.

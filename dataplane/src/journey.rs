@@ -72,6 +72,20 @@ impl Target {
 pub struct Ending {
     pub code: Code,
     pub response_bytes: Option<u64>,
+    /// Where the local runtime's answer was the end.
+    pub answered: Option<Answered>,
+}
+
+/// What the local runtime's part in a request was counted with, which is the same for the whole of it.
+pub struct Answered {
+    pub at: Instant,
+    pub series: Arc<Series>,
+}
+
+impl Ending {
+    pub fn new(code: Code, response_bytes: Option<u64>) -> Ending {
+        Ending { code, response_bytes, answered: None }
+    }
 }
 
 /// What to do next with a request.
@@ -338,26 +352,30 @@ impl<'a> Journey<'a> {
             max_message_bytes: call.plane.settings.max_message_bytes,
         };
         let (vmodel_id, deadline) = (self.target.vmodel_id(), client.deadline);
+        let id = lease.model().id_headers();
         let head = || {
             let mut headers = match endpoint.kind {
-                EndpointKind::Runtime => metadata::for_runtime(&call.headers, model_id),
-                _ => metadata::for_peer(&call.headers, model_id, vmodel_id, call.hops + 1),
+                EndpointKind::Runtime => metadata::for_runtime(&call.headers, id),
+                _ => metadata::for_peer(&call.headers, id, vmodel_id, call.hops + 1),
             };
             step.write(&mut headers);
             (upstream.sender(), call.request(endpoint, headers, deadline))
         };
         let outcome = exchange(head, injector, rules, body, client).await;
         step.came_to(&outcome);
-        let mut served = None;
+        let (mut served, mut answered) = (None, None);
         if let (EndpointKind::Runtime, Some(code)) = (endpoint.kind, outcome.code()) {
-            let time = began.elapsed();
+            let at = Instant::now();
+            let time = at - began;
             served = (code == Code::OK).then_some(time);
-            self.series(code, epoch_ms()).observe(Metric::InvokeModel, time.as_secs_f64() * 1000.0);
+            let series = self.series(code, epoch_ms());
+            series.observe(Metric::InvokeModel, time.as_secs_f64() * 1000.0);
+            answered = Some(Answered { at, series });
         }
         if matches!(outcome, Outcome::Unprocessed { is_over: true, .. }) {
             upstream.retire();
         }
-        let step = self.judge(endpoint, outcome, body, client);
+        let step = self.judge(endpoint, outcome, answered, body, client);
         if let Some(time) = served {
             lease.served(time);
         }
@@ -369,13 +387,15 @@ impl<'a> Journey<'a> {
         &mut self,
         endpoint: &Endpoint,
         outcome: Outcome,
+        answered: Option<Answered>,
         body: &mut RequestBody<'_>,
         client: &mut Client,
     ) -> Step {
         let id = Some(endpoint.id);
         match outcome {
             Outcome::Answered { code, response_bytes } => {
-                Step::Done(Ending { code, response_bytes: (code == Code::OK).then_some(response_bytes) })
+                let response_bytes = (code == Code::OK).then_some(response_bytes);
+                Step::Done(Ending { code, response_bytes, answered })
             }
             Outcome::Ended(ended) => done(ended, client),
             Outcome::Refused(status) => refuse(&status, client),
@@ -491,16 +511,16 @@ impl<'a> Journey<'a> {
 }
 
 fn done(ended: Ended, client: &mut Client) -> Step {
-    Step::Done(Ending { code: client.end(ended), response_bytes: None })
+    Step::Done(Ending::new(client.end(ended), None))
 }
 
 fn refuse(status: &Status, client: &mut Client) -> Step {
     client.status(status);
-    Step::Done(Ending { code: status.code, response_bytes: None })
+    Step::Done(Ending::new(status.code, None))
 }
 
 fn give(held: Box<Held>, client: &mut Client) -> Step {
     let code = held.code();
     held.give(client);
-    Step::Done(Ending { code, response_bytes: (code == Code::OK).then_some(0) })
+    Step::Done(Ending::new(code, (code == Code::OK).then_some(0)))
 }

@@ -168,9 +168,23 @@ pub fn size_of(headers: &HeaderMap, path: &str) -> usize {
     fields + path.len() + 160
 }
 
+/// The id of a model as the values of headers.
+pub struct IdHeaders {
+    binary: HeaderValue,
+    /// None where the id is not visible ASCII.
+    plain: Option<HeaderValue>,
+}
+
+impl IdHeaders {
+    pub fn new(model_id: &str) -> IdHeaders {
+        let plain = is_visible(model_id).then(|| HeaderValue::from_str(model_id).ok()).flatten();
+        IdHeaders { binary: binary(model_id), plain }
+    }
+}
+
 /// What the runtime gets: the client's metadata but `user-agent`, `tas-model-id`, `grpc-*` and `mm-*`, and the id of
 /// the model. What gRPC itself needs to read the messages stays.
-pub fn for_runtime(headers: &HeaderMap, model_id: &str) -> HeaderMap {
+pub fn for_runtime(headers: &HeaderMap, id: &IdHeaders) -> HeaderMap {
     let mut out = HeaderMap::with_capacity(headers.len() + 2);
     for (name, value) in headers {
         let text = name.as_str();
@@ -183,19 +197,17 @@ pub fn for_runtime(headers: &HeaderMap, model_id: &str) -> HeaderMap {
             out.append(name, value.clone());
         }
     }
-    out.append(MODEL_ID_BIN, binary(model_id));
-    if is_visible(model_id) {
-        if let Ok(value) = HeaderValue::from_str(model_id) {
-            out.append(MODEL_ID, value);
-        }
+    out.append(MODEL_ID_BIN, id.binary.clone());
+    if let Some(plain) = &id.plain {
+        out.append(MODEL_ID, plain.clone());
     }
     out
 }
 
 /// What a peer gets: everything, with the ids resolved.
-pub fn for_peer(headers: &HeaderMap, model_id: &str, vmodel_id: Option<&str>, hops: u32) -> HeaderMap {
+pub fn for_peer(headers: &HeaderMap, id: &IdHeaders, vmodel_id: Option<&str>, hops: u32) -> HeaderMap {
     let mut out = without_ours(headers, true);
-    out.append(MODEL_ID_BIN, binary(model_id));
+    out.append(MODEL_ID_BIN, id.binary.clone());
     if let Some(vmodel_id) = vmodel_id {
         out.append(VMODEL_ID_BIN, binary(vmodel_id));
     }
@@ -306,7 +318,7 @@ mod tests {
 
     #[test]
     fn the_runtime_gets_no_plain_header_for_an_id_that_is_not_ascii() {
-        let out = for_runtime(&HeaderMap::new(), "modèle");
+        let out = for_runtime(&HeaderMap::new(), &IdHeaders::new("modèle"));
         assert_eq!(out.get(MODEL_ID), None);
         assert_eq!(ids_of(&out).unwrap(), (Ids::One("modèle".into()), false));
     }
@@ -315,7 +327,7 @@ mod tests {
         #[test]
         fn only_exact_names_and_prefixes_are_dropped(name in "[a-z][a-z0-9-]{0,14}", id in "[!-~]{1,20}") {
             let map = headers(&[(&name, "value")]);
-            let out = for_runtime(&map, &id);
+            let out = for_runtime(&map, &IdHeaders::new(&id));
             let dropped = name == "user-agent" || name == "content-length" || name == "tas-model-id" || name.starts_with("mm-")
                 || (name.starts_with("grpc-") && name != "grpc-encoding" && name != "grpc-accept-encoding");
             prop_assert_eq!(out.contains_key(name.as_str()), !dropped || name == "mm-model-id" || name == "mm-model-id-bin");
@@ -324,7 +336,7 @@ mod tests {
 
         #[test]
         fn a_peer_reads_the_ids_that_were_sent(id in ".{1,40}", vmodel in prop::option::of(".{1,40}")) {
-            let out = for_peer(&headers(&[("mm-model-id", "other"), ("x", "y")]), &id, vmodel.as_deref(), 2);
+            let out = for_peer(&headers(&[("mm-model-id", "other"), ("x", "y")]), &IdHeaders::new(&id), vmodel.as_deref(), 2);
             let (model, alias) = resolved_of(&out).unwrap();
             prop_assert_eq!(model.as_ref(), id.as_str());
             prop_assert_eq!(alias.as_deref(), vmodel.as_deref());

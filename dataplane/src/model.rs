@@ -2,17 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use crate::endpoint::{Endpoint, EndpointKind};
 use crate::lock::lock;
+use crate::metadata::IdHeaders;
 
 /// A model that has a route, or requests in flight.
 pub struct Model {
     id: Box<str>,
+    /// Boxed, since most models are never asked for here.
+    id_headers: OnceLock<Box<IdHeaders>>,
     /// In the list of models used since the last report.
     reported: AtomicBool,
     state: Mutex<State>,
@@ -103,11 +106,16 @@ pub struct Listed {
 
 impl Model {
     pub fn new(id: &str) -> Model {
-        Model { id: id.into(), reported: AtomicBool::new(false), state: Mutex::default() }
+        Model { id: id.into(), id_headers: OnceLock::new(), reported: AtomicBool::new(false), state: Mutex::default() }
     }
 
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// The id as the next hop is to get it.
+    pub fn id_headers(&self) -> &IdHeaders {
+        self.id_headers.get_or_init(|| Box::new(IdHeaders::new(&self.id)))
     }
 
     /// True for the first use since the last report, when the model is to be put on the list.

@@ -5,27 +5,36 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self as mpsc_of_threads, RecvTimeoutError};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 
 use crate::address::{Io, Listening};
 use crate::connection::{CountedConnection, Side, serve_connection};
 use crate::plane::{Drain, Plane};
-use crate::poll::{Either, either};
+use crate::poll::either;
 use crate::turns;
 
-/// How often a shard looks after its memory.
+/// How often shards look after their memory.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// After this pause a listener tries again where the process had no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 pub enum Command {
-    Listen { listening: Listening, side: Side },
-    Serve { stream: Accepted, side: Side },
+    Listen {
+        listening: Listening,
+        side: Side,
+    },
+    Serve {
+        stream: Accepted,
+        side: Side,
+    },
+    /// Look after memory.
+    KeepUp,
     Stop,
 }
 
@@ -48,6 +57,22 @@ impl Accepted {
 /// The way to a shard's thread.
 pub type Inbox = mpsc::UnboundedSender<Command>;
 
+/// Starts the thread that has shards look after their memory, until the sender is dropped.
+///
+/// A timer on their own event loops would be set and taken back by the kernel each time one of them waits for a request.
+pub fn start_upkeep(inboxes: Vec<Inbox>) -> io::Result<(mpsc_of_threads::Sender<()>, std::thread::JoinHandle<()>)> {
+    let (until, ended) = mpsc_of_threads::channel::<()>();
+    let handle = std::thread::Builder::new().name("mesh-upkeep".to_owned()).spawn(move || {
+        while ended.recv_timeout(UPKEEP) == Err(RecvTimeoutError::Timeout) {
+            for inbox in &inboxes {
+                // A shard that is being stopped has no more to look after.
+                let _ = inbox.send(Command::KeepUp);
+            }
+        }
+    })?;
+    Ok((until, handle))
+}
+
 /// Starts a shard's thread.
 pub fn start(
     plane: Arc<Plane>,
@@ -65,22 +90,20 @@ pub fn start(
 }
 
 async fn run(plane: Arc<Plane>, index: usize, inboxes: Vec<Inbox>, mut commands: mpsc::UnboundedReceiver<Command>) {
-    let mut ticks = interval(UPKEEP);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut upkeep = Upkeep::default();
     loop {
-        match either(commands.recv(), ticks.tick()).await {
-            Either::Left(Some(Command::Listen { listening, side })) => {
+        match commands.recv().await {
+            Some(Command::Listen { listening, side }) => {
                 tokio::spawn(accept(Arc::clone(&plane), listening, side, inboxes.clone()));
             }
-            Either::Left(Some(Command::Serve { stream, side })) => {
+            Some(Command::Serve { stream, side }) => {
                 let counted = CountedConnection::new(&plane, index);
                 if let Ok(io) = stream.into_io() {
                     tokio::spawn(serve_connection(counted, side, io));
                 }
             }
-            Either::Left(Some(Command::Stop) | None) => return,
-            Either::Right(_) => upkeep.tick(&plane, index),
+            Some(Command::KeepUp) => upkeep.tick(&plane, index),
+            Some(Command::Stop) | None => return,
         }
     }
 }

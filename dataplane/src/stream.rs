@@ -1,6 +1,7 @@
 //! One request from its head to its answer: what it is, and whether it may pass.
 
 use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -48,13 +49,15 @@ pub struct Call {
 }
 
 /// Serves one stream of a listener; None where it was answered at once.
+///
+/// Boxed here, since the runtime copies what it is given several times before it has its place.
 pub fn serve(
     plane: &Arc<Plane>,
     shard: usize,
     peers: bool,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
-) -> Option<impl Future<Output = ()> + Send + use<>> {
+) -> Option<Pin<Box<impl Future<Output = ()> + Send + use<>>>> {
     let (mut parts, recv) = request.into_parts();
     let counters = &plane.shards[shard].counters;
     counters.requests.fetch_add(1, Ordering::Relaxed);
@@ -81,7 +84,7 @@ pub fn serve(
         return None;
     }
     let policy = plane.policy();
-    let call = Call {
+    let call = Counted(Call {
         plane: Arc::clone(plane),
         shard,
         trace: Trace::enter(&policy, path.path(), peers, &mut parts.headers, arrived),
@@ -92,13 +95,13 @@ pub fn serve(
         from_peer: peers && parts.headers.contains_key(FROM_PEER),
         hops: if peers { metadata::hops_of(&parts.headers) } else { 0 },
         headers: parts.headers,
-    };
+    });
     counters.streams.fetch_add(1, Ordering::Relaxed);
-    Some(async move {
-        let call = Counted(call);
-        let mut body = RequestBody::new(recv, &call.0.plane.budget, call.0.plane.settings.max_message_bytes);
-        call.0.run(&mut body, &mut client).await;
-    })
+    Some(Box::pin(async move {
+        let Counted(call) = &call;
+        let mut body = RequestBody::new(recv, &call.plane.budget, call.plane.settings.max_message_bytes);
+        call.run(&mut body, &mut client).await;
+    }))
 }
 
 /// A call in the count of streams under way.
@@ -294,7 +297,10 @@ impl Call {
         let ending = journey.run(body, client).await;
         self.trace.ended(ending.code, journey.ids(), "");
         if !self.peers {
-            self.observe(&ending, &journey.series(ending.code, epoch_ms()), body);
+            match &ending.answered {
+                Some(answered) => self.observe(&ending, &answered.series, answered.at, body),
+                None => self.observe(&ending, &journey.series(ending.code, epoch_ms()), Instant::now(), body),
+            }
             self.log_failure(ending.code, journey.ids(), "");
         }
         if let Some(mirrored) = mirrored {
@@ -306,7 +312,7 @@ impl Call {
         let (model_ids, vmodel_ids) = several.ids();
         let (ending, why) = fan_out(self, several, body, client).await;
         let series = self.state().metrics.series(self.method(), ending.code, "", "", epoch_ms());
-        self.observe(&ending, &series, body);
+        self.observe(&ending, &series, Instant::now(), body);
         self.trace.ended(ending.code, (&model_ids, &vmodel_ids), &why);
         self.log_failure(ending.code, (&model_ids, &vmodel_ids), &why);
     }
@@ -347,8 +353,8 @@ impl Call {
         });
     }
 
-    fn observe(&self, ending: &Ending, series: &Series, body: &RequestBody<'_>) {
-        series.observe(Metric::ApiRequest, self.arrived.elapsed().as_secs_f64() * 1000.0);
+    fn observe(&self, ending: &Ending, series: &Series, at: Instant, body: &RequestBody<'_>) {
+        series.observe(Metric::ApiRequest, (at - self.arrived).as_secs_f64() * 1000.0);
         series.observe(Metric::RequestSize, body.message_bytes() as f64);
         if let Some(bytes) = ending.response_bytes {
             series.observe(Metric::ResponseSize, bytes as f64);
