@@ -70,7 +70,7 @@ def labels(name: str, series: str, label: str, *, several: bool, everything: boo
     variable = (
         QueryVariable(name)
         .datasource(datasource())
-        .query({"query": f"label_values({series}, {label})", "refId": name})
+        .query(f"label_values({series}, {label})")
         .definition(f"label_values({series}, {label})")
         .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(VariableSort.ALPHABETICAL_ASC)

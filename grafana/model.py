@@ -50,7 +50,7 @@ def _requests() -> Section:
                 8,
                 graph(
                     "Latency of requests",
-                    quantiles(_REQUESTS, _MODEL),
+                    quantiles(_REQUESTS, _MODEL, exemplars=True),
                     description="Waiting for loads included.",
                     unit="ms",
                     figures=True,
@@ -60,7 +60,7 @@ def _requests() -> Section:
                 8,
                 graph(
                     "Latency of model servers",
-                    quantiles(_CALLS, _MODEL),
+                    quantiles(_CALLS, _MODEL, exemplars=True),
                     description="Calls of the model servers alone.",
                     unit="ms",
                     figures=True,

@@ -25,11 +25,13 @@ class Query:
         expr: PromQL, with variables of the dashboard and of Grafana.
         legend: template of the series' names; ``__auto`` lets Grafana choose.
         points: draw these series as points, whatever the panel does.
+        exemplars: mark traced requests in the panel, where Prometheus keeps exemplars.
     """
 
     expr: str
     legend: str = "__auto"
     points: bool = False
+    exemplars: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,13 +210,14 @@ def listing(
 
 
 def _target(query: Query, position: int) -> prometheus.Dataquery:
-    return (
+    built = (
         prometheus.Dataquery()
         .datasource(datasource())
         .expr(query.expr)
         .legend_format(query.legend)
         .ref_id(_ref_id(position))
     )
+    return built.exemplar(exemplar=True) if query.exemplars else built
 
 
 def _ref_id(position: int) -> str:

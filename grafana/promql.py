@@ -39,9 +39,23 @@ def quantile(share: str, name: str, *matchers: str, by: Sequence[str] = ()) -> s
     return f"histogram_quantile({share}, {total(rate(f'{name}_bucket', *matchers), 'le', *by)})"
 
 
-def quantiles(name: str, *matchers: str, shares: Sequence[str] = QUANTILES) -> list[Query]:
-    """A line for each share: ``p50``, ``p95``..."""
-    return [Query(quantile(share, name, *matchers), f"p{float(share) * 100:g}") for share in shares]
+def quantiles(
+    name: str, *matchers: str, shares: Sequence[str] = QUANTILES, exemplars: bool = False
+) -> list[Query]:
+    """A line for each share: ``p50``, ``p95``...; the last one brings exemplars, if wanted."""
+    return [
+        Query(
+            quantile(share, name, *matchers),
+            f"p{float(share) * 100:g}",
+            exemplars=exemplars and share == shares[-1],
+        )
+        for share in shares
+    ]
+
+
+def quantile_by(share: str, name: str, label: str) -> Query:
+    """A line for each value of a label."""
+    return Query(quantile(share, name, by=(label,)), f"{{{{{label}}}}}")
 
 
 def mean(name: str, *matchers: str, by: Sequence[str] = ()) -> str:

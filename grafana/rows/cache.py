@@ -1,7 +1,7 @@
 """The caches: how long what lies in them is kept, what is evicted, and whether sizes were right."""
 
 from grafana.panels import Limits, Query, graph
-from grafana.promql import BY_INSTANCE, by_instance, quantiles, rate, series, total
+from grafana.promql import BY_INSTANCE, by_instance, quantile_by, quantiles, rate, series, total
 from grafana.rows import Section
 
 
@@ -31,6 +31,16 @@ def section() -> Section:
                     description="Time since their last use. Buckets begin at 30 s: below, the figure is a "
                     "guess.",
                     unit="ms",
+                    figures=True,
+                ),
+            ),
+            (
+                8,
+                graph(
+                    "Evictions by reason",
+                    [Query(total(rate("evictions"), "reason"), "{{reason}}")],
+                    description="Copies per second that went for want of room, by what needed it.",
+                    unit="ops",
                     figures=True,
                 ),
             ),
@@ -70,7 +80,18 @@ def section() -> Section:
                 ),
             ),
             (
-                8,
+                12,
+                graph(
+                    "Size in parts of the estimate, p95",
+                    [quantile_by("0.95", "model_size_ratio", "source")],
+                    description="By where the estimate came from; 1 is right, 2 is twice as large as it was "
+                    "taken for.",
+                    limits=Limits(warn=1.25, bad=2),
+                    figures=True,
+                ),
+            ),
+            (
+                12,
                 graph(
                     "Memory taken beyond what there is",
                     [by_instance("instance_memory_deficit_bytes")],

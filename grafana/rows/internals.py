@@ -1,7 +1,7 @@
 """The registry, the data plane and the instances themselves."""
 
 from grafana.panels import Limits, Query, graph
-from grafana.promql import BY_INSTANCE, by_instance, of_leader, rate, total
+from grafana.promql import BY_INSTANCE, CHOSEN, by_instance, of_leader, rate, series, total
 from grafana.rows import Section
 
 
@@ -36,6 +36,45 @@ def section() -> Section:
                     [by_instance("data_plane_connections")],
                     description="Open connections. gRPC keeps few and long ones: where one instance has them "
                     "all, clients do not spread their requests, and it forwards for the others.",
+                ),
+            ),
+            (
+                8,
+                graph(
+                    "Connections to model servers and instances",
+                    [
+                        Query(
+                            total(series("data_plane_upstream_connections"), "to", "$by"),
+                            f"{BY_INSTANCE} to {{{{to}}}}",
+                        )
+                    ],
+                    description="Open connections, to the model server beside the instance (runtime) and to "
+                    "other instances (peer).",
+                ),
+            ),
+            (
+                8,
+                graph(
+                    "CPU of instances",
+                    [
+                        Query(
+                            f"sum by ($by) (rate(process_cpu_seconds_total{{{CHOSEN}}}[$__rate_interval]))",
+                            BY_INSTANCE,
+                        )
+                    ],
+                    description="Cores that the mesh takes, model servers not counted. The data plane has a "
+                    "thread for each core that it may use; Python is held to one.",
+                    figures=True,
+                ),
+            ),
+            (
+                8,
+                graph(
+                    "Memory of instances",
+                    [Query(total(f"process_resident_memory_bytes{{{CHOSEN}}}", "$by"), BY_INSTANCE)],
+                    description="Resident memory of the mesh, model servers not counted.",
+                    unit="bytes",
+                    figures=True,
                 ),
             ),
             (

@@ -1,7 +1,17 @@
 """Loads, unloads, and what cold requests wait for."""
 
-from grafana.panels import Query, graph
-from grafana.promql import BY_INSTANCE, by_instance, increase, mean, quantiles, rate, total
+from grafana.panels import Limits, Query, graph
+from grafana.promql import (
+    BY_INSTANCE,
+    by_instance,
+    increase,
+    mean,
+    quantile_by,
+    quantiles,
+    rate,
+    series,
+    total,
+)
 from grafana.rows import Section
 
 
@@ -49,6 +59,18 @@ def section() -> Section:
                     description="Per second. A load that fails is tried elsewhere. An unload that was given up "
                     "keeps its memory in the model server: restart that.",
                     unit="ops",
+                ),
+            ),
+            (
+                8,
+                graph(
+                    "Loads under way and waiting",
+                    [
+                        Query(total(series("instance_loads"), "$by"), f"{BY_INSTANCE} under way"),
+                        Query(total(series("instance_load_queue"), "$by"), f"{BY_INSTANCE} waiting"),
+                    ],
+                    description="Model servers load only so many models at once; the others wait. A queue that "
+                    "does not shrink while others have none: look at the decisions, `mesh explain`.",
                 ),
             ),
             (
@@ -103,12 +125,23 @@ def section() -> Section:
                 ),
             ),
             (
-                8,
+                12,
                 graph(
                     "Bytes that pulls have to bring",
                     [by_instance("instance_pull_bytes_left")],
                     description="As far as it is known. A line that does not fall: storage is slow or away.",
                     unit="bytes",
+                ),
+            ),
+            (
+                12,
+                graph(
+                    "Loaded models that have changed in storage",
+                    [by_instance("instance_changed_models")],
+                    description="Their data in storage is no longer what was loaded. Nothing is loaded anew "
+                    "for it: register new data as a model of its own, and move a vmodel to it. Needs "
+                    "`MESH_SOURCE_CHECK_INTERVAL_S`.",
+                    limits=Limits(warn=1),
                 ),
             ),
         ],
@@ -122,7 +155,7 @@ def cold_starts() -> Section:
         "Cold starts",
         [
             (
-                12,
+                8,
                 graph(
                     "Share of requests that waited for a load",
                     [Query(f"{misses} / {requests}", "waited")],
@@ -131,11 +164,23 @@ def cold_starts() -> Section:
                 ),
             ),
             (
-                12,
+                8,
                 graph(
                     "Wait of cold requests",
                     quantiles("cache_miss_milliseconds"),
                     description="From the request to the copy that could serve it.",
+                    unit="ms",
+                    figures=True,
+                ),
+            ),
+            (
+                8,
+                graph(
+                    "Cold starts by phase, p95",
+                    [quantile_by("0.95", "coldstart_milliseconds", "phase")],
+                    description="Queue: until the load begins. Pull: until the data is here. Load: until the "
+                    "model server has it. Size: measuring, while requests are served already. Total: from the "
+                    "wish for a copy to its first use.",
                     unit="ms",
                     figures=True,
                 ),

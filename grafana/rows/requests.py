@@ -64,7 +64,7 @@ def section() -> Section:
                 8,
                 graph(
                     "Latency of requests",
-                    quantiles(_REQUESTS),
+                    quantiles(_REQUESTS, exemplars=True),
                     description="From the first byte that came to the last that went, waiting for loads "
                     "included.",
                     unit="ms",
@@ -75,7 +75,7 @@ def section() -> Section:
                 8,
                 graph(
                     "Latency of model servers",
-                    quantiles(_CALLS),
+                    quantiles(_CALLS, exemplars=True),
                     description="Calls of the model servers alone. Where this grows as the latency of requests "
                     "does, the models are slow, and not the mesh.",
                     unit="ms",

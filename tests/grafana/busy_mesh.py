@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import grpc
 
-from mesh.instance import CopySettings, MetricsSettings
+from mesh.instance import CopySettings, MetricsSettings, UpkeepSettings
 from mesh.protos import admin_pb2
 from tests.instance.meshes import Client, Mesh
 from tests.instance.scripted_runtime import MIB, ScriptedRuntime
@@ -52,6 +52,7 @@ async def busy_mesh(mesh: Mesh) -> AsyncIterator[list[Target]]:
                 instance_id=pod,
                 metrics=MetricsSettings(port=port, per_model=True),
                 copies=CopySettings(look_interval_ms=500),
+                upkeep=UpkeepSettings(source_interval_s=3_600),
             )
         )
         targets.append(Target(f"127.0.0.1:{port}", {"namespace": NAMESPACE, "pod": pod}))
