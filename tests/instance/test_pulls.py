@@ -5,6 +5,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from mesh.cli.screen import console
@@ -13,7 +14,7 @@ from mesh.instance import MetricsSettings, UpkeepSettings
 from mesh.puller import PullerSettings
 from tests.instance.meshes import Mesh, eventually
 from tests.puller.faulty_s3 import FaultyS3
-from tests.puller.test_s3_faults import key_for
+from tests.puller.test_s3_faults import SECRET, key_for
 
 
 @pytest.fixture
@@ -101,3 +102,29 @@ async def test_data_that_changed_in_storage_is_told_of_and_changes_nothing(
 
     await eventually(settled)
     assert (tmp_path / "models" / "m" / "m" / "weights").read_bytes() == b"new"
+
+
+async def test_no_secret_of_a_storage_is_told_by_the_mesh(
+    mesh: Mesh, store: FaultyS3, tmp_path: Path, unused_tcp_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store repeats in its answers what was signed, and refuses."""
+    caplog.set_level("DEBUG")
+    store.objects = {"good/a": b"1", "bad/a": b"2"}
+    store.faults["bad/a"] = ["code:403:SignatureDoesNotMatch"] * 100
+    client = await mesh.add(
+        puller=PullerSettings(root=tmp_path / "models"), metrics=MetricsSettings(port=unused_tcp_port)
+    )
+    told = ""
+    for model in ("good", "bad"):
+        await client.register(model, path=model, key=key_for(store))
+        try:
+            await client.infer(model)
+        except grpc.aio.AioRpcError as error:
+            told += str(error)
+        told += f"{await client.explain(model)}{await client.describe(model)}"
+    assert "SignatureDoesNotMatch" in told
+    url = f"http://127.0.0.1:{unused_tcp_port}/metrics"
+    told += await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read().decode())
+    told += caplog.text + "".join(str(record.__dict__) for record in caplog.records)
+    assert SECRET not in told
+    assert "AWS4-HMAC" not in told

@@ -1,6 +1,7 @@
 """An object store that misbehaves as told; the real ones never do. Speaks as S3 and Google do, and as Azure."""
 
 import itertools
+import json
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -21,6 +22,9 @@ class FaultyS3:
         faults: by key, what to do instead of sending the object; each is used up by one request. The key
             ``?list`` stands for listings.
         requests: method and key of each request so far.
+        authorization: what requests must be authorized with; None for nothing.
+        authorizations: of the requests so far.
+        logins: bodies of the requests for a token, by path; each gets the token of ``token``.
     """
 
     def __init__(self) -> None:
@@ -29,6 +33,10 @@ class FaultyS3:
         self.tag: Callable[[bytes], str] = lambda content: f"{hash(content) & 0xFFFFFFFF:08x}"
         self.damages = itertools.count(1)
         self.requests: list[tuple[str, str]] = []
+        self.authorization: str | None = None
+        self.authorizations: list[str] = []
+        self.logins: list[tuple[str, dict[str, list[str]]]] = []
+        self.token = "T0KEN"
         self.hang_up = threading.Event()
         owner = self
 
@@ -61,6 +69,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self.do_GET()
 
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", "0")))
+        self.server_state.logins.append((self.path, parse_qs(body.decode())))
+        told = {"access_token": self.server_state.token, "expires_in": 3600, "token_type": "Bearer"}
+        self._send(200, json.dumps(told).encode())
+
     def do_GET(self) -> None:
         state = self.server_state
         url = urlsplit(self.path)
@@ -69,7 +83,11 @@ class _Handler(BaseHTTPRequestHandler):
         key = "?list" if listing else unquote(url.path).lstrip("/").partition("/")[2]
         state.requests.append((self.command, key))
         fault = state.faults[key].pop(0) if state.faults[key] else ""
-        if fault.isdigit():
+        authorization = self.headers.get("authorization", "")
+        state.authorizations.append(authorization)
+        if state.authorization not in {None, authorization}:
+            self._error(401, "InvalidToken")
+        elif fault.isdigit():
             self._error(int(fault), "SlowDown" if fault == "503" else "AccessDenied")
         elif fault.startswith("code:"):
             _, status, code = fault.split(":")

@@ -27,8 +27,8 @@ def open_azure(config: Mapping[str, Any], workshop: Workshop) -> ObjectProvider:
 
     Args:
         config: ``container`` and, unless the connection string names it, ``account_name``; optional are the above,
-            ``endpoint_url`` (empty: that of Azure) and ``certificate``, authorities to trust besides the system's,
-            as PEM.
+            ``endpoint_url`` (empty: that of Azure), ``authority_host`` (who gives a service principal its tokens, in
+            clouds of their own) and ``certificate``, authorities to trust besides the system's, as PEM.
         workshop: of the puller.
 
     Raises:
@@ -52,6 +52,8 @@ def open_azure(config: Mapping[str, Any], workshop: Workshop) -> ObjectProvider:
         client_id, secret, tenant = (required(config, "azure", name) for name in _PRINCIPAL)
         fields["client_id"], fields["client_secret"], fields["tenant_id"] = client_id, secret, tenant
         secrets = (secret,)
+        if authority := address(config, "azure", "authority_host", "https://login.chinacloudapi.cn"):
+            fields["authority_host"] = authority
     elif not switch(config, "azure", "default_credentials", default=False):
         fields["skip_signature"] = True
     try:
