@@ -160,7 +160,7 @@ async def test_what_cannot_be_loaded_says_why(
     assert in_store(torchserve) == [CONFIG]
 
 
-async def test_a_load_that_was_chosenup_does_not_stay_in_the_way(
+async def test_a_load_that_was_given_up_does_not_stay_in_the_way(
     tmp_path: Path, torchserve: FakeTorchServe
 ) -> None:
     some = settings(torchserve)
