@@ -308,7 +308,7 @@ mod tests {
         let (metrics, observed) = (shard(), Observed::new(true, 9));
         metrics.series("p.S/Predict", Code::OK, "a\"\\\n", "v", 0).observe(Metric::RequestSize, 200.0);
         observed.add("took", "How long\nit took", &[0.5, 1e10], "phase");
-        observed.observe("took", 0.25, "load", "m", 0);
+        observed.observe("took", 0.25, ("load", "m"), 0, 0);
         let text = text(&wanted(false, &[]), &metrics, &observed);
         let labels = r#"method="Predict",code="OK",modelId="a\"\\\n",vModelId="v""#;
         for line in [

@@ -477,9 +477,9 @@ impl DataPlane {
         if is_new { Ok(()) } else { Err(bad("name", format!("there is a histogram {name:?} already"))) }
     }
 
-    #[pyo3(signature = (name, value, *, model_id="", label=""))]
-    fn observe(&self, name: &str, value: f64, model_id: &str, label: &str) -> PyResult<()> {
-        let known = self.plane.observed.observe(name, value, label, model_id, epoch_ms());
+    #[pyo3(signature = (name, value, *, model_id="", label="", trace_id=0))]
+    fn observe(&self, name: &str, value: f64, model_id: &str, label: &str, trace_id: u128) -> PyResult<()> {
+        let known = self.plane.observed.observe(name, value, (label, model_id), trace_id, epoch_ms());
         if known { Ok(()) } else { Err(bad("name", format!("there is no histogram {name:?}; add_histogram makes it"))) }
     }
 

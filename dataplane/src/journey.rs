@@ -299,7 +299,7 @@ impl<'a> Journey<'a> {
     fn observe_queue_delay(&self, milliseconds: f64) {
         let (model_id, vmodel_id) = self.ids();
         let series = self.call.state().metrics.model_series(model_id, vmodel_id, epoch_ms());
-        series.observe(Metric::QueueDelay, milliseconds);
+        self.call.trace.observe(&series, Metric::QueueDelay, milliseconds);
     }
 
     /// The local copy's queue is full, and there is no other copy.
@@ -369,7 +369,7 @@ impl<'a> Journey<'a> {
             let time = at - began;
             served = (code == Code::OK).then_some(time);
             let series = self.series(code, epoch_ms());
-            series.observe(Metric::InvokeModel, time.as_secs_f64() * 1000.0);
+            call.trace.observe(&series, Metric::InvokeModel, time.as_secs_f64() * 1000.0);
             answered = Some(Answered { at, series });
         }
         if matches!(outcome, Outcome::Unprocessed { is_over: true, .. }) {

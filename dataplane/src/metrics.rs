@@ -110,7 +110,6 @@ impl Series {
     }
 
     /// Makes a traced observation, which `observe` has counted, the example of its bucket.
-    #[cfg_attr(not(test), expect(dead_code, reason = "nothing is traced yet"))]
     pub fn exemplify(&self, metric: Metric, exemplar: Exemplar) {
         self.made(metric).exemplify(metric.bounds(), exemplar);
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::histogram::Histogram;
+use crate::histogram::{Exemplar, Histogram};
 use crate::lock::lock;
 
 /// A family, and its series by the value of its own label and the model.
@@ -59,7 +59,16 @@ impl Observed {
     }
 
     /// Counts a value; false where there is no such family.
-    pub fn observe(&self, name: &str, value: f64, label: &str, model_id: &str, now_ms: u64) -> bool {
+    ///
+    /// That of a traced request, whose id is not 0, becomes the example of its bucket.
+    pub fn observe(
+        &self,
+        name: &str,
+        value: f64,
+        (label, model_id): (&str, &str),
+        trace_id: u128,
+        now_ms: u64,
+    ) -> bool {
         let mut families = lock(&self.families);
         let Some((_, family)) = families.iter_mut().find(|(other, _)| other == name) else { return false };
         let mut key = (label.to_owned(), if self.per_model { model_id.to_owned() } else { String::new() });
@@ -74,6 +83,10 @@ impl Observed {
             .or_insert_with(|| Series { histogram: Arc::new(Histogram::new(bounds)), last_used_ms: 0 });
         series.last_used_ms = now_ms;
         series.histogram.observe(&family.bounds, value);
+        if trace_id != 0 {
+            let exemplar = Exemplar { trace_id: trace_id.to_be_bytes(), value, time_ms: now_ms };
+            series.histogram.exemplify(&family.bounds, exemplar);
+        }
         true
     }
 
@@ -119,7 +132,7 @@ mod tests {
         let observed = Observed::new(true, 2);
         assert!(observed.add("took", "", &[1.0], "phase"));
         for (now_ms, model_id) in [(0, "a"), (900, "b"), (900, "c"), (900, "b")] {
-            assert!(observed.observe("took", 0.5, "load", model_id, now_ms));
+            assert!(observed.observe("took", 0.5, ("load", model_id), 0, now_ms));
         }
         let row = |model_id: &str, count| ("load".to_owned(), model_id.to_owned(), count);
         assert_eq!(counts(&observed, 0), [row("", 1), row("a", 1), row("b", 2)]);
@@ -131,10 +144,10 @@ mod tests {
     fn models_are_told_apart_only_where_that_is_wanted() {
         let observed = Observed::new(false, 2);
         observed.add("took", "", &[1.0], "");
-        observed.observe("took", 0.5, "", "a", 0);
-        observed.observe("took", 0.5, "", "b", 0);
+        observed.observe("took", 0.5, ("", "a"), 0, 0);
+        observed.observe("took", 0.5, ("", "b"), 0, 0);
         assert_eq!(counts(&observed, 0), [(String::new(), String::new(), 2)]);
-        assert!(!observed.observe("other", 0.5, "", "a", 0));
+        assert!(!observed.observe("other", 0.5, ("", "a"), 0, 0));
         assert!(!observed.add("took", "", &[], ""));
     }
 }

@@ -202,7 +202,7 @@ impl Call {
                 return;
             }
         };
-        self.trace.serves(self.method(), self.from_peer);
+        self.trace.serves(|| self.method(), self.from_peer);
         let call =
             Incoming { method: self.method().to_owned(), message, context: self.context(), trace: self.trace.span() };
         let awaited = self.plane.calls.submit(call, &self.plane.hub.wake);
@@ -213,10 +213,10 @@ impl Call {
                 // HTTP/2 keeps what the client does not take at once.
                 client.data(framed(&message));
                 client.trailers(ok.trailers());
-                self.trace.ended(Code::OK, ("", ""), "");
+                self.trace.ended(Code::OK, || ("", ""), "");
             }
             Ok(Some(Reply::Status(status))) => {
-                self.trace.ended(status.code, ("", ""), &status.message);
+                self.trace.ended(status.code, || ("", ""), &status.message);
                 client.status(&status);
             }
             Ok(None) => client.status(&Status::new(Code::UNAVAILABLE, "the instance is being closed")),
@@ -273,12 +273,12 @@ impl Call {
     }
 
     async fn infer(&self, body: &mut RequestBody<'_>, client: &mut Client) {
-        self.trace.serves(self.method(), self.from_peer);
+        self.trace.serves(|| self.method(), self.from_peer);
         let target = match self.errand(body, client).await {
             Ok(Errand::One(target)) => target,
             Ok(Errand::Several(several)) => return Box::pin(self.infer_several(several, body, client)).await,
             Err(BodyError::Refused(status)) => {
-                self.trace.ended(status.code, ("", ""), &status.message);
+                self.trace.ended(status.code, || ("", ""), &status.message);
                 if !self.peers {
                     self.log_failure(status.code, ("", ""), &status.message);
                 }
@@ -295,7 +295,7 @@ impl Call {
             mirrored.prepare(&self.plane, body, client);
         }
         let ending = journey.run(body, client).await;
-        self.trace.ended(ending.code, journey.ids(), "");
+        self.trace.ended(ending.code, || journey.ids(), "");
         if !self.peers {
             match &ending.answered {
                 Some(answered) => self.observe(&ending, &answered.series, answered.at, body),
@@ -313,7 +313,7 @@ impl Call {
         let (ending, why) = fan_out(self, several, body, client).await;
         let series = self.state().metrics.series(self.method(), ending.code, "", "", epoch_ms());
         self.observe(&ending, &series, Instant::now(), body);
-        self.trace.ended(ending.code, (&model_ids, &vmodel_ids), &why);
+        self.trace.ended(ending.code, || (&model_ids, &vmodel_ids), &why);
         self.log_failure(ending.code, (&model_ids, &vmodel_ids), &why);
     }
 
@@ -354,10 +354,10 @@ impl Call {
     }
 
     fn observe(&self, ending: &Ending, series: &Series, at: Instant, body: &RequestBody<'_>) {
-        series.observe(Metric::ApiRequest, (at - self.arrived).as_secs_f64() * 1000.0);
-        series.observe(Metric::RequestSize, body.message_bytes() as f64);
+        self.trace.observe(series, Metric::ApiRequest, (at - self.arrived).as_secs_f64() * 1000.0);
+        self.trace.observe(series, Metric::RequestSize, body.message_bytes() as f64);
         if let Some(bytes) = ending.response_bytes {
-            series.observe(Metric::ResponseSize, bytes as f64);
+            self.trace.observe(series, Metric::ResponseSize, bytes as f64);
         }
     }
 

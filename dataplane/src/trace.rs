@@ -1,6 +1,7 @@
 //! What sampled requests go through: written down while they are under way, fetched by Python in batches.
 //!
-//! Without tracing, and of requests that are not sampled, a `Trace` is empty and nothing is done.
+//! Without tracing, and of requests that are not sampled, a `Trace` is empty and nothing is done. Finding that out is inlined, and
+//! all else is not: it would make the path of all other requests longer.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,11 +10,14 @@ use std::time::{Duration, Instant, SystemTime};
 use http::HeaderMap;
 
 use crate::client::Ended;
+use crate::clock::epoch_ms;
 use crate::endpoint::Endpoint;
 use crate::exchange::Outcome;
 use crate::grpc::{Code, Status};
+use crate::histogram::Exemplar;
 use crate::hub::{Answer, Reason};
 use crate::lock::lock;
+use crate::metrics::{Metric, Series};
 use crate::policy::{Destination, Policy};
 use crate::trace_context::{Sampler, SpanContext, state_of};
 
@@ -85,19 +89,10 @@ pub struct Record {
 
 impl Trace {
     /// Decides whether a request is sampled. Management calls are where their caller says so.
+    #[inline(always)]
     pub fn enter(policy: &Policy, path: &str, from_peers: bool, headers: &mut HeaderMap, arrived: Instant) -> Trace {
-        let enter = |sampler: Sampler| {
-            let may_begin = matches!(policy.destination(path, from_peers), Destination::Model);
-            sampler.enter(headers, may_begin)
-        };
-        let Some(entered) = policy.sampler.and_then(enter) else { return Trace(None) };
-        Trace(Some(Arc::new(Traced {
-            span: entered.span,
-            parent: entered.parent,
-            state: state_of(headers),
-            began: (SystemTime::now(), arrived),
-            story: Mutex::default(),
-        })))
+        let enter = |sampler| Traced::enter(sampler, policy, path, from_peers, headers, arrived);
+        Trace(policy.sampler.and_then(enter))
     }
 
     pub fn span(&self) -> Option<SpanContext> {
@@ -105,36 +100,78 @@ impl Trace {
     }
 
     /// The request is one to be told of.
-    pub fn serves(&self, method: &str, from_peer: bool) {
-        self.change(|story| {
-            story.method = Some(method.to_owned());
-            story.from_peer = from_peer;
-        });
-    }
-
-    pub fn ended(&self, code: Code, (model_id, vmodel_id): (&str, &str), message: &str) {
-        self.change(|story| {
-            story.ids = (model_id.to_owned(), vmodel_id.to_owned());
-            story.end = Some((code, message.to_owned()));
-        });
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Story)) {
+    #[inline(always)]
+    pub fn serves<'a>(&self, method: impl FnOnce() -> &'a str, from_peer: bool) {
         if let Some(traced) = &self.0 {
-            change(&mut lock(&traced.story));
+            traced.serves(method(), from_peer);
+        }
+    }
+
+    #[inline(always)]
+    pub fn ended<'a>(&self, code: Code, ids: impl FnOnce() -> (&'a str, &'a str), message: &str) {
+        if let Some(traced) = &self.0 {
+            traced.ended(code, ids(), message);
+        }
+    }
+
+    /// Counts a value, of whose bucket a sampled request becomes the example.
+    #[inline(always)]
+    pub fn observe(&self, series: &Series, metric: Metric, value: f64) {
+        series.observe(metric, value);
+        if let Some(traced) = &self.0 {
+            series.exemplify(
+                metric,
+                Exemplar { trace_id: traced.span.trace_id.to_be_bytes(), value, time_ms: epoch_ms() },
+            );
         }
     }
 
     /// Begins a step; what is given back ends it, at the latest when dropped.
+    #[inline(always)]
     pub fn step(&self, kind: impl FnOnce() -> StepKind) -> OpenStep<'_> {
         OpenStep(self.0.as_deref().and_then(|traced| traced.begin(kind())))
+    }
+}
+
+impl Traced {
+    #[cold]
+    fn enter(
+        sampler: Sampler,
+        policy: &Policy,
+        path: &str,
+        from_peers: bool,
+        headers: &mut HeaderMap,
+        arrived: Instant,
+    ) -> Option<Arc<Traced>> {
+        let may_begin = matches!(policy.destination(path, from_peers), Destination::Model);
+        let entered = sampler.enter(headers, may_begin)?;
+        Some(Arc::new(Traced {
+            span: entered.span,
+            parent: entered.parent,
+            state: state_of(headers),
+            began: (SystemTime::now(), arrived),
+            story: Mutex::default(),
+        }))
+    }
+
+    #[cold]
+    fn serves(&self, method: &str, from_peer: bool) {
+        let mut story = lock(&self.story);
+        story.method = Some(method.to_owned());
+        story.from_peer = from_peer;
+    }
+
+    #[cold]
+    fn ended(&self, code: Code, (model_id, vmodel_id): (&str, &str), message: &str) {
+        let mut story = lock(&self.story);
+        story.ids = (model_id.to_owned(), vmodel_id.to_owned());
+        story.end = Some((code, message.to_owned()));
     }
 
     /// The request, once it has ended; None where it is not to be told of.
     fn record(&self) -> Option<Record> {
-        let traced = self.0.as_ref()?;
-        let mut story = std::mem::take(&mut *lock(&traced.story));
-        let (began, arrived) = traced.began;
+        let mut story = std::mem::take(&mut *lock(&self.story));
+        let (began, arrived) = self.began;
         let end = Instant::now();
         let (code, message) = story.end.unwrap_or((Code::CANCELLED, String::new()));
         let steps = story.steps.drain(..).map(|step| {
@@ -142,9 +179,9 @@ impl Trace {
             (step.began - arrived, ended - arrived, step)
         });
         Some(Record {
-            span: traced.span,
-            parent: traced.parent,
-            state: traced.state.clone(),
+            span: self.span,
+            parent: self.parent,
+            state: self.state.clone(),
             began,
             took: end - arrived,
             method: story.method?,
@@ -156,9 +193,8 @@ impl Trace {
             steps: steps.collect(),
         })
     }
-}
 
-impl Traced {
+    #[cold]
     fn begin(&self, kind: StepKind) -> Option<(&Traced, usize)> {
         let steps = &mut lock(&self.story).steps;
         if steps.len() >= MOST_STEPS {
@@ -176,33 +212,66 @@ impl Traced {
     }
 }
 
+/// A request's steps, by their places among them.
+impl Traced {
+    #[cold]
+    fn span_of(&self, at: usize) -> SpanContext {
+        self.span.with_span(lock(&self.story).steps[at].span_id)
+    }
+
+    fn end(&self, at: usize, code: Code, message: &str) {
+        let step = &mut lock(&self.story).steps[at];
+        step.ended = Some(Instant::now());
+        step.end = Some((code, message.to_owned()));
+    }
+
+    #[cold]
+    fn came_to(&self, at: usize, outcome: &Outcome) {
+        match outcome {
+            Outcome::Matched { code, message, .. } => self.end(at, *code, message),
+            Outcome::Refused(Status { code, message, .. }) => self.end(at, *code, message),
+            Outcome::Broken(why) | Outcome::Unprocessed { why, .. } => self.end(at, Code::UNAVAILABLE, why),
+            Outcome::NotHere => self.end(at, Code::UNAVAILABLE, "the peer has no copy"),
+            Outcome::Overloaded(_) => self.end(at, Code::RESOURCE_EXHAUSTED, "the peer's copy has no room"),
+            Outcome::Answered { .. } | Outcome::Ended(_) => self.end(at, outcome.code().unwrap_or(Code::UNKNOWN), ""),
+        }
+    }
+
+    #[cold]
+    fn close(&self, at: usize) {
+        lock(&self.story).steps[at].ended.get_or_insert_with(Instant::now);
+    }
+}
+
 /// A step under way: of what request, and which of its steps.
 pub struct OpenStep<'a>(Option<(&'a Traced, usize)>);
 
 impl OpenStep<'_> {
     /// The step's span.
+    #[inline(always)]
     pub fn span(&self) -> Option<SpanContext> {
-        let (traced, at) = self.0?;
-        Some(traced.span.with_span(lock(&traced.story).steps[at].span_id))
+        self.0.map(|(traced, at)| traced.span_of(at))
     }
 
     /// Has the next hop's span become a part of this step.
+    #[inline(always)]
     pub fn write(&self, headers: &mut HeaderMap) {
-        if let Some(span) = self.span() {
-            span.write(headers);
+        if let Some((traced, at)) = self.0 {
+            traced.span_of(at).write(headers);
         }
     }
 
     /// The decision was one for another request as well, which asked first.
     pub fn joined(&self, other: Option<SpanContext>) {
-        self.change(|step| step.joined = other);
+        if let Some((traced, at)) = self.0 {
+            lock(&traced.story).steps[at].joined = other;
+        }
     }
 
     pub fn end(&self, code: Code, message: &str) {
-        self.change(|step| {
-            step.ended = Some(Instant::now());
-            step.end = Some((code, message.to_owned()));
-        });
+        if let Some((traced, at)) = self.0 {
+            traced.end(at, code, message);
+        }
     }
 
     /// Python has decided, or the request ended before that.
@@ -217,29 +286,20 @@ impl OpenStep<'_> {
     }
 
     /// An attempt ended.
+    #[inline(always)]
     pub fn came_to(&self, outcome: &Outcome) {
-        match outcome {
-            Outcome::Matched { code, message, .. } => self.end(*code, message),
-            Outcome::Refused(Status { code, message, .. }) => self.end(*code, message),
-            Outcome::Broken(why) | Outcome::Unprocessed { why, .. } => self.end(Code::UNAVAILABLE, why),
-            Outcome::NotHere => self.end(Code::UNAVAILABLE, "the peer has no copy"),
-            Outcome::Overloaded(_) => self.end(Code::RESOURCE_EXHAUSTED, "the peer's copy has no room"),
-            Outcome::Answered { .. } | Outcome::Ended(_) => self.end(outcome.code().unwrap_or(Code::UNKNOWN), ""),
-        }
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Step)) {
         if let Some((traced, at)) = self.0 {
-            change(&mut lock(&traced.story).steps[at]);
+            traced.came_to(at, outcome);
         }
     }
 }
 
 impl Drop for OpenStep<'_> {
+    #[inline(always)]
     fn drop(&mut self) {
-        self.change(|step| {
-            step.ended.get_or_insert_with(Instant::now);
-        });
+        if let Some((traced, at)) = self.0 {
+            traced.close(at);
+        }
     }
 }
 
@@ -252,8 +312,16 @@ pub struct Traces {
 
 impl Traces {
     /// Keeps what a request went through, if it is to be told of.
+    #[inline(always)]
     pub fn keep(&self, trace: &Trace) {
-        let Some(record) = trace.record() else { return };
+        if let Some(traced) = &trace.0 {
+            self.keep_record(traced);
+        }
+    }
+
+    #[cold]
+    fn keep_record(&self, traced: &Traced) {
+        let Some(record) = traced.record() else { return };
         let mut records = lock(&self.records);
         if records.len() < MOST_REQUESTS {
             records.push(record);

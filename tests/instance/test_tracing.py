@@ -4,7 +4,9 @@ import asyncio
 import importlib.util
 import io
 import json
+import re
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from typing import Any
@@ -13,8 +15,7 @@ import grpc
 import pytest
 
 from mesh.dataplane import DataPlane
-from mesh.instance import MetricsSettings, SettingError, Settings
-from mesh.instance.settings import TracingSettings
+from mesh.instance import MetricsSettings, SettingError, Settings, TracingSettings
 from mesh.instance.tracing import make_tracing
 from tests.instance.meshes import Client, Mesh, eventually
 from tests.instance.test_metrics import _get
@@ -175,6 +176,34 @@ async def test_a_collector_that_fails_costs_no_request_and_what_is_lost_is_count
     assert time.monotonic() - began < 25
 
 
+async def test_histograms_of_requests_name_the_last_trace_of_each_bucket(
+    mesh: Mesh, traces: Traces, unused_tcp_port: int
+) -> None:
+    client = await mesh.add(tracing=to(traces), metrics=MetricsSettings(port=unused_tcp_port))
+    await client.register("m")
+    mesh.runtimes[0].load_delay_s = 0.3
+    await ask(client, 1)
+    mesh.runtimes[0].call_delay_s = 0.3
+    for number in (2, 3):
+        await ask(client, number)
+    await ask(client, 4, sampled=0)
+    text = await asyncio.to_thread(_open_metrics, unused_tcp_port)
+    found = re.findall(r'modelmesh_(\w+)_bucket{.*le="([\d.]+)"} \d+ # {trace_id="(\w+)"} ([\d.]+)', text)
+    examples = {(name, trace_id) for name, _, trace_id, _ in found}
+    assert {("api_request_milliseconds", trace(3)), ("invoke_model_milliseconds", trace(3))} <= examples
+    assert {("cache_miss_milliseconds", trace(1)), ("loadmodel_milliseconds", trace(1))} <= examples
+    assert trace(4) not in {trace_id for _, trace_id in examples}
+    assert all(float(value) <= float(bound) for _, bound, _, value in found)
+
+
+def _open_metrics(port: int) -> str:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"}
+    )
+    with urllib.request.urlopen(request, timeout=5) as reply:
+        return str(reply.read().decode())
+
+
 async def test_what_has_not_been_sent_at_the_end_is_sent_then(
     mesh: Mesh, traces: Traces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,7 +269,8 @@ def test_tracing_without_its_packages_says_what_to_install(dataplane: DataPlane,
     ("environment", "url"),
     [
         ({}, None),
-        ({"OTEL_TRACES_EXPORTER": "otlp"}, ""),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, "http://localhost:4318/v1/traces"),
+        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "http://localhost:4317"),
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318/"}, "http://c:4318/v1/traces"),
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},

@@ -511,11 +511,14 @@ class DataPlane:
             label: name of a label besides those of the model; empty for none.
         """
 
-    def observe(self, name: str, value: float, *, model_id: str = "", label: str = "") -> None:
+    def observe(
+        self, name: str, value: float, *, model_id: str = "", label: str = "", trace_id: int = 0
+    ) -> None:
         """Adds to a family of `add_histogram`, by model where there are per-model metrics.
 
         Args:
             label: value of the family's own label, of which there are to be few.
+            trace_id: of the sampled request that this is about, which makes it the example of its bucket; or 0.
         """
 
     def take_histograms(self, *, full_method_names: bool = False) -> list[HistogramSample]:

@@ -47,7 +47,7 @@ class OtlpExport:
 
     Args:
         protocol: of OTLP.
-        endpoint: of traces, with its path where the protocol is HTTP; empty for the protocol's own on this host.
+        endpoint: URL of the collector, with the path of traces where the protocol is HTTP.
         resource: describes this process where the environment does not.
         max_queued: spans that wait for the collector or are on their way to it, at most; further ones are lost.
         version: of the mesh.
@@ -63,7 +63,7 @@ class OtlpExport:
         version: str,
     ) -> None:
         self._max_queued = max_queued
-        self._exporter = _Counting(_exporter(protocol, endpoint or None))
+        self._exporter = _Counting(_exporter(protocol, endpoint))
         self._ids = _GivenIds()
         self._provider = TracerProvider(
             sampler=ALWAYS_ON,
@@ -171,7 +171,7 @@ class _Counting(SpanExporter):
         return self._inner.force_flush(timeout_millis)
 
 
-def _exporter(protocol: Protocol, endpoint: str | None) -> SpanExporter:
+def _exporter(protocol: Protocol, endpoint: str) -> SpanExporter:
     if protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as OverGrpc
 

@@ -227,6 +227,7 @@ class Laptop:
             # A person who tries one model after the other is no churn to be guarded against.
             eviction=EvictionSettings(min_churn_age_ms=0),
             run_dir=str(self.plan.run),
+            tracing=self.plan.tracing,
         )
 
     async def _register(self, models: list[CatalogModel]) -> None:

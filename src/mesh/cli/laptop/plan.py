@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mesh.cli import words
 from mesh.cli.laptop.children import ChildSpec
+from mesh.instance import SettingError, TracingSettings
 
 #: Memory for models below which a mesh is of no use, bytes.
 LEAST_CAPACITY = words.MIB
@@ -67,6 +68,7 @@ class Plan:
         run: directory of this mesh's logs and sockets, below `Options.state`.
         temporary: directory for what model servers write; emptied at the end.
         kv_store: as ``KV_STORE``.
+        tracing: as the environment says.
     """
 
     options: Options
@@ -74,6 +76,7 @@ class Plan:
     run: Path
     temporary: Path
     kv_store: str
+    tracing: TracingSettings
 
     @property
     def examples(self) -> Path:
@@ -112,7 +115,11 @@ def make_plan(options: Options, environment: Mapping[str, str] = os.environ) -> 
         _check_port(options.host, instance.port, "--port")
         if instance.metrics_port is not None:
             _check_port(options.host, instance.metrics_port, "--metrics-port")
-    return Plan(options, instances, run, temporary, options.etcd or "memory:")
+    try:
+        tracing = TracingSettings.from_environment(environment)
+    except SettingError as error:
+        raise PlanError(str(error)) from None
+    return Plan(options, instances, run, temporary, options.etcd or "memory:", tracing)
 
 
 def _instance(

@@ -67,12 +67,15 @@ def summary(plan: Plan, models: Sequence[CatalogModel]) -> RenderableType:
 
 
 def _monitoring(plan: Plan) -> Sequence[RenderableType]:
-    if plan.options.prometheus_config is None:
-        return []
-    return [
-        Text("Graphs, once Prometheus runs (docs/observability.md):"),
-        Text(f"  prometheus --config.file={plan.options.prometheus_config}", style="cyan"),
-    ]
+    lines = []
+    if plan.options.prometheus_config is not None:
+        lines += [
+            Text("Graphs, once Prometheus runs (docs/observability.md):"),
+            Text(f"  prometheus --config.file={plan.options.prometheus_config}", style="cyan"),
+        ]
+    if plan.tracing.on:
+        lines.append(Text(f"Requests are traced (docs/tracing.md), to {plan.tracing.url}"))
+    return lines
 
 
 def reachable(host: str) -> str:

@@ -15,6 +15,7 @@ from mesh.instance.metrics.families import (
     CounterFamily,
     gauges,
 )
+from mesh.tracing import current
 
 
 class Metrics:
@@ -36,8 +37,13 @@ class Metrics:
         self._collectors: list[Collector] = []
 
     def observe(self, name: str, value: float, model_id: str, label: str = "") -> None:
-        """Adds to the histogram ``name`` (without prefix), in the unit that the name says."""
-        self._dataplane.observe(name, value, model_id=model_id, label=label)
+        """Adds to the histogram ``name`` (without prefix), in the unit that the name says.
+
+        Where the current task works for a sampled request, that is the example of its bucket.
+        """
+        span = current()
+        trace_id = 0 if span is None else span.trace_id
+        self._dataplane.observe(name, value, model_id=model_id, label=label, trace_id=trace_id)
 
     def count(self, name: str) -> None:
         """Adds one to the counter ``name`` (without prefix)."""

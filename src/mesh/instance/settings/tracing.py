@@ -4,10 +4,11 @@ What is not here (headers, certificates, timeouts, attributes of the resource), 
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from mesh.instance.settings.fields import boolean, integer, setting, text
+from mesh.instance.settings.fields import boolean, integer, read, setting, text
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,15 @@ class TracingSettings:
         "OTEL_SDK_DISABLED", boolean, "turns tracing off whatever else is set", default=False
     )
 
+    @staticmethod
+    def from_environment(environment: Mapping[str, str]) -> "TracingSettings":
+        """Reads these settings alone.
+
+        Raises:
+            SettingError: a value is not of its type or out of range.
+        """
+        return TracingSettings(**read(TracingSettings, environment))
+
     @property
     def on(self) -> bool:
         """Whether requests are to be traced."""
@@ -97,10 +107,12 @@ class TracingSettings:
 
     @property
     def url(self) -> str:
-        """Where traces go; empty for the protocol's default."""
-        if self.traces_endpoint or not self.endpoint or self.protocol == "grpc":
-            return self.traces_endpoint or self.endpoint
-        return f"{self.endpoint.rstrip('/')}/v1/traces"
+        """Where traces go."""
+        if self.traces_endpoint:
+            return self.traces_endpoint
+        if self.protocol == "grpc":
+            return self.endpoint or "http://localhost:4317"
+        return f"{(self.endpoint or 'http://localhost:4318').rstrip('/')}/v1/traces"
 
     @property
     def sampling(self) -> tuple[float, bool]:

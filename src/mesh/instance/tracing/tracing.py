@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import logging
+import threading
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -48,7 +49,7 @@ class Tracing(Collector):
         self.spans = spans
         self._requests_dropped = 0
         self._told_of: dict[str, int] = {}
-        self._exporting = asyncio.Lock()
+        self._exporting = threading.Lock()
 
     async def run(self) -> None:
         """Sends until cancelled."""
@@ -64,18 +65,17 @@ class Tracing(Collector):
         requests, self._requests_dropped = self._dataplane.take_traces()
         made = self.spans.take()
         if requests or made:
-            async with self._exporting:
-                # Thousands of them would hold the event loop up.
-                await asyncio.to_thread(self._hand_over, requests, made)
+            # Thousands of them would hold the event loop up.
+            await asyncio.to_thread(self._hand_over, requests, made)
 
     def _hand_over(self, requests: list[TracedRequest], made: list[Span]) -> None:
-        self._export.export([*made, *(span for request in requests for span in spans_of(request))])
+        # Its last batch may still be on its way when this instance is closed.
+        with self._exporting:
+            self._export.export([*made, *(span for request in requests for span in spans_of(request))])
 
     def _lost(self) -> dict[str, int]:
-        lost = dict(self._export.exported.lost)
-        lost["not_fetched"] = self._requests_dropped
-        lost["not_fetched_spans"] = self.spans.dropped
-        return lost
+        # Of a request that was not fetched nobody knows how many spans it had.
+        return {**self._export.exported.lost, "not_fetched": self._requests_dropped + self.spans.dropped}
 
     def _complain(self) -> bool:
         lost = self._lost()
@@ -90,12 +90,11 @@ class Tracing(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The families of traces."""
-        exported = self._export.exported
         sent = CounterFamily(f"{PREFIX}trace_spans_sent", "Spans that the collector of traces took")
-        sent.add((), exported.sent)
+        sent.add((), self._export.exported.sent)
         yield sent
         lost = CounterFamily(f"{PREFIX}trace_spans_lost", "Spans that no collector took", ["reason"])
-        for reason, count in exported.lost.items():
+        for reason, count in self._lost().items():
             lost.add([reason], count)
         yield lost
 
