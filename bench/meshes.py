@@ -64,13 +64,13 @@ class Cluster:
 
         Args:
             service: Name of the mesh that it joins.
-            core: The one core that it may use, if it is to be held to one.
+            core: The one core that it may use, if it is to be held to one; its runtime has the load's then.
             metrics: Further options of ``MM_METRICS``.
             runtime: Further options of its null runtime.
             within: Seconds that it may take to get ready.
         """
         self._instances += 1
-        backend, where = start_backend(self.rig, self.tools, *runtime)
+        backend, where = start_backend(self.rig, self.tools, *runtime, anywhere=core is None)
         port, probe = free_port(), free_port()
         env = {
             "MM_SERVICE_NAME": service,

@@ -13,14 +13,14 @@ from bench.windows import Starter, Subject
 Json = dict[str, Any]
 
 
-def start_backend(rig: Rig, tools: Path, *options: str) -> tuple[ServerProcess, str]:
-    """Starts a null runtime on the core of the load generator.
+def start_backend(rig: Rig, tools: Path, *options: str, anywhere: bool = False) -> tuple[ServerProcess, str]:
+    """Starts a null runtime on the core of the load generator, or on any.
 
     Returns: the process and its address.
     """
     where = free_address()
     command: list[str | Path] = [tools / "null-runtime", "--listen", where, "--reply-bytes", "64", *options]
-    process = rig.start("null-runtime", command, core=rig.load_core)
+    process = rig.start("null-runtime", command, core=None if anywhere else rig.load_core)
     process.wait_until(lambda: listens(where))
     return process, where
 

@@ -4,4 +4,5 @@ pub mod net;
 pub mod plan;
 pub mod procfs;
 pub mod tally;
+pub mod turns;
 pub mod wire;

@@ -12,6 +12,7 @@ use http::HeaderMap;
 use mesh_bench::net::{self, CONNECTION_WINDOW, STREAM_WINDOW};
 use mesh_bench::plan::{Plan, PlanSettings};
 use mesh_bench::tally::{Meter, Tally};
+use mesh_bench::turns;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -47,6 +48,9 @@ struct Settings {
     /// Process whose CPU and memory are reported; may be repeated.
     #[arg(long)]
     watch: Vec<u32>,
+    /// Short turns on a core, soon after waking up, where it is shared with what is measured.
+    #[arg(long)]
+    short_turns: bool,
     #[command(flatten)]
     plan: PlanSettings,
 }
@@ -236,6 +240,10 @@ async fn run(settings: Settings) -> Result<Value, Box<dyn Error>> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    println!("{}", run(Settings::parse()).await?);
+    let settings = Settings::parse();
+    if settings.short_turns {
+        turns::ask_for_short_ones();
+    }
+    println!("{}", run(settings).await?);
     Ok(())
 }

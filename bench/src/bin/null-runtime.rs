@@ -9,6 +9,7 @@ use clap::Parser;
 use h2::{RecvStream, server};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use mesh_bench::net::{CONNECTION_WINDOW, Listener, STREAM_WINDOW, Socket};
+use mesh_bench::turns;
 use mesh_bench::wire::{Message, first_text, framed};
 
 #[global_allocator]
@@ -46,6 +47,9 @@ struct Settings {
     /// Loads that the mesh may have under way at once.
     #[arg(long, default_value_t = 16)]
     loading_concurrency: u64,
+    /// Short turns on a core, soon after waking up, where it is shared with what is measured.
+    #[arg(long)]
+    short_turns: bool,
 }
 
 struct Runtime {
@@ -199,6 +203,9 @@ async fn serve_connection(runtime: Arc<Runtime>, socket: Box<dyn Socket>) -> Res
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> std::io::Result<()> {
     let settings = Settings::parse();
+    if settings.short_turns {
+        turns::ask_for_short_ones();
+    }
     let listener = Listener::bind(&settings.listen).await?;
     println!("{}", listener.address()?);
     let fixed_reply = settings.reply_bytes.map(|length| framed(&vec![b'r'; length]));
