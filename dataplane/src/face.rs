@@ -253,7 +253,7 @@ impl DataPlane {
             let path = field_path("rpcs", &method, path)?;
             Ok((method_name(method), Rpc { path, is_vmodel }))
         };
-        let rpcs = rpcs.map(|rpcs| rpcs.into_iter().map(parse).collect::<PyResult<HashMap<_, _>>>()).transpose()?;
+        let rpcs = rpcs.map(|rpcs| rpcs.into_iter().map(parse).collect::<PyResult<_>>()).transpose()?;
         self.plane.change_policy(|policy| {
             policy.rpcs = rpcs;
             policy.allow_other_rpcs = allow_other;
@@ -267,7 +267,7 @@ impl DataPlane {
             let path = field_path("methods", &method, path)?;
             Ok((method_name(method), path))
         };
-        let methods = methods.into_iter().map(parse).collect::<PyResult<HashMap<_, _>>>()?;
+        let methods = methods.into_iter().map(parse).collect::<PyResult<_>>()?;
         self.plane.change_policy(|policy| {
             policy.runtime_methods = methods;
             policy.allow_any_runtime_method = allow_any;

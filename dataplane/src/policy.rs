@@ -1,7 +1,9 @@
 //! What Python has set for all requests: methods, places of ids, status rules, the control server.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+// Looked up for each request; only Python adds to them, so their hash need not withstand what clients make up.
+use hashbrown::{HashMap, HashSet};
 
 use crate::endpoint::Endpoint;
 use crate::grpc::Code;
