@@ -12,6 +12,7 @@ use crate::compression::{decompress, too_large};
 use crate::fieldpath::{Located, locate};
 use crate::frames::{FrameScanner, PREFIX, TooLarge, message_length};
 use crate::grpc::{Code, Status};
+use crate::heard::Heard;
 use crate::inject::malformed;
 
 /// Bytes kept by all requests together, and how many may be.
@@ -62,6 +63,7 @@ pub struct RequestBody<'a> {
     lost: bool,
     ended: bool,
     trailers: Option<HeaderMap>,
+    heard: Option<Box<Heard>>,
 }
 
 impl<'a> RequestBody<'a> {
@@ -80,6 +82,7 @@ impl<'a> RequestBody<'a> {
             lost: false,
             ended,
             trailers: None,
+            heard: None,
         }
     }
 
@@ -100,12 +103,23 @@ impl<'a> RequestBody<'a> {
             lost: false,
             ended: true,
             trailers: None,
+            heard: None,
         }
     }
 
     /// Bytes of the messages so far, without their prefixes.
     pub fn message_bytes(&self) -> u64 {
         self.scanner.message_bytes()
+    }
+
+    /// Has all of it heard, what was read already and what comes, but for repetitions.
+    pub fn let_hear(&mut self, mut heard: Heard) {
+        self.chunks.iter().for_each(|chunk| heard.put(chunk));
+        self.heard = Some(Box::new(heard));
+    }
+
+    pub fn take_heard(&mut self) -> Option<Box<Heard>> {
+        self.heard.take()
     }
 
     /// Starts again from the beginning. False where that is no longer kept.
@@ -217,6 +231,9 @@ impl<'a> RequestBody<'a> {
         // It fails only on a stream that is gone, which the next read tells.
         let _ = recv.flow_control().release_capacity(bytes.len());
         self.ended = recv.is_end_stream();
+        if let Some(heard) = &mut self.heard {
+            heard.put(&bytes);
+        }
         Poll::Ready(Ok(Some(bytes)))
     }
 

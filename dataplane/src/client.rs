@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::answer::Answer;
 use crate::grpc::{Code, Status};
+use crate::heard::Heard;
 
 /// A client resets the stream at its deadline, which is a little earlier than here: this clock began to run when the
 /// request came in, with what it had left rounded up.
@@ -42,18 +43,19 @@ pub struct Client {
     timer: Option<Pin<Box<Sleep>>>,
     /// What was answered, where that is wanted.
     answer: Option<Box<Answer>>,
+    heard: Option<Box<Heard>>,
 }
 
 impl Client {
     pub fn new(respond: SendResponse<Bytes>, deadline: Option<Instant>) -> Client {
         let timer = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
-        Client { responding: Responding::Waiting(respond), deadline, timer, answer: None }
+        Client { responding: Responding::Waiting(respond), deadline, timer, answer: None, heard: None }
     }
 
     /// Stands in for a client: keeps the answer. Whoever waits for it ends it.
     pub fn keeping(deadline: Option<Instant>, answer: Answer) -> Client {
         let responding = Responding::Kept { has_head: false };
-        Client { responding, deadline, timer: None, answer: Some(Box::new(answer)) }
+        Client { responding, deadline, timer: None, answer: Some(Box::new(answer)), heard: None }
     }
 
     /// Keeps what is answered, besides sending it.
@@ -64,6 +66,15 @@ impl Client {
     /// What was answered, if it was kept.
     pub fn take_answer(&mut self) -> Option<Box<Answer>> {
         self.answer.take()
+    }
+
+    /// Has what is answered heard.
+    pub fn let_hear(&mut self, heard: Heard) {
+        self.heard = Some(Box::new(heard));
+    }
+
+    pub fn take_heard(&mut self) -> Option<Box<Heard>> {
+        self.heard.take()
     }
 
     /// Ready once the deadline has passed or the client has gone.
@@ -99,6 +110,10 @@ impl Client {
         if let Some(answer) = &mut self.answer {
             answer.put_head(&head);
         }
+        // A head that is all there is has the status in it, and no metadata before that.
+        if let Some(heard) = self.heard.as_mut().filter(|_| !end) {
+            heard.put_head(head.headers());
+        }
         self.responding = match std::mem::replace(&mut self.responding, Responding::Done) {
             Responding::Waiting(mut respond) => match respond.send_response(head, end) {
                 Ok(send) if !end => Responding::Streaming(send),
@@ -125,6 +140,9 @@ impl Client {
     pub fn data(&mut self, bytes: Bytes) -> bool {
         if let Some(answer) = &mut self.answer {
             answer.put_data(&bytes);
+        }
+        if let Some(heard) = &mut self.heard {
+            heard.put(&bytes);
         }
         match &mut self.responding {
             Responding::Streaming(send) => send.send_data(bytes, false).is_ok(),

@@ -28,10 +28,13 @@ use crate::journal::Wanted;
 use crate::lock::lock;
 use crate::metadata::NOT_HERE;
 use crate::metrics::{Group, Metric, Metrics, collect};
+use crate::payload::Queue;
+use crate::payload_face::PayloadQueue;
 use crate::plane::{Drain, Plane};
 use crate::policy::{Control, Rpc, StatusRule};
 use crate::settings::Settings;
 use crate::shard::{Command, Inbox, start, start_upkeep};
+use crate::tap::{Tap, Taps};
 use crate::trace_context::{Sampler, SpanContext};
 use crate::trace_values::{TracedRequest, TracedStep};
 use crate::values::{Ask, Call, Comparison, Difference, HistogramSample, LogEntry, Totals, Usage};
@@ -138,8 +141,8 @@ fn method_name(name: String) -> String {
 impl DataPlane {
     #[new]
     #[pyo3(signature = (
-        *, shards=1, max_message_bytes=16 << 20, max_metadata_bytes=8 << 10, max_retained_bytes=256 << 20, max_hops=3,
-        multi_parallelism=4, connect_timeout_ms=2_000, keepalive_interval_ms=10_000, max_connection_age_ms=0,
+        *, shards=1, max_message_bytes=16 << 20, max_metadata_bytes=8 << 10, max_retained_bytes=256 << 20,
+        max_payload_bytes=64 << 20, max_hops=3, multi_parallelism=4, connect_timeout_ms=2_000, keepalive_interval_ms=10_000, max_connection_age_ms=0,
         max_connection_age_grace_ms=0, per_model_metrics=false, max_model_series=10_000,
         model_series_idle_ms=3_600_000,
     ))]
@@ -149,6 +152,7 @@ impl DataPlane {
         max_message_bytes: i64,
         max_metadata_bytes: i64,
         max_retained_bytes: i64,
+        max_payload_bytes: i64,
         max_hops: i64,
         multi_parallelism: i64,
         connect_timeout_ms: i64,
@@ -168,6 +172,7 @@ impl DataPlane {
             max_message_bytes: size("max_message_bytes", max_message_bytes)?,
             max_metadata_bytes: size("max_metadata_bytes", max_metadata_bytes)?,
             max_retained_bytes: usize::try_from(not_negative("max_retained_bytes", max_retained_bytes)?)?,
+            max_payload_bytes: usize::try_from(not_negative("max_payload_bytes", max_payload_bytes)?)?,
             max_hops: u32::try_from(positive("max_hops", max_hops)?)?,
             multi_parallelism: size("multi_parallelism", multi_parallelism)?,
             connect_timeout: Duration::from_millis(positive("connect_timeout_ms", connect_timeout_ms)?),
@@ -467,6 +472,32 @@ impl DataPlane {
         self.plane.shadows.take().into_iter().map(comparison).collect()
     }
 
+    fn payload_queue(&self, capacity: i64) -> PyResult<PayloadQueue> {
+        let id = self.plane.payloads.next_queue();
+        Ok(PayloadQueue(Arc::new(Queue::new(id, size("capacity", capacity)?))))
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn set_taps(&self, taps: Vec<(Bound<'_, PayloadQueue>, Vec<String>, Vec<String>, f64)>) -> PyResult<()> {
+        let mut wanted = Taps::default();
+        for (queue, ids, methods, share) in taps.iter().cloned() {
+            if !(0.0..=1.0).contains(&share) {
+                return Err(bad("taps", format!("share {share} is not in 0 to 1")));
+            }
+            let methods = methods.into_iter().map(|name| method_name(name).into()).collect();
+            // A float as large as the largest number of 64 bits becomes that number.
+            let share = (share * u64::MAX as f64) as u64;
+            wanted.add(Tap { queue: Arc::clone(&queue.get().0), methods, share }, ids);
+        }
+        let wanted = (!taps.is_empty()).then(|| Arc::new(wanted));
+        self.plane.change_policy(|policy| policy.taps = wanted);
+        Ok(())
+    }
+
+    fn take_ready_queues(&self) -> Vec<u64> {
+        self.plane.payloads.take_ready()
+    }
+
     #[pyo3(signature = (name, text, bounds, label=""))]
     fn add_histogram(&self, name: &str, text: &str, bounds: Vec<f64>, label: &str) -> PyResult<()> {
         if !bounds.is_sorted_by(|one, other| one < other) {
@@ -547,6 +578,7 @@ impl DataPlane {
             replayed: plane.total(|counters| counters.replayed.load(Ordering::Relaxed)),
             routes: plane.table.routes() as u64,
             shadows: plane.shadows.running() as u64,
+            payload_bytes: plane.payloads.held() as u64,
             shadow_bytes: plane.shadows.budget.used.load(Ordering::Relaxed) as u64,
             model_series: plane.series.series() as u64,
             beyond_series: plane.series.beyond.load(Ordering::Relaxed) + plane.observed.beyond.load(Ordering::Relaxed),

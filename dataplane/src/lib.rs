@@ -1,6 +1,6 @@
 //! The data plane of mesh: listeners, routes and connections inside the Python process.
 //!
-//! Python decides and this moves bytes. The only modules that know Python are this one, `face` and `caller_face`; no thread of the
+//! Python decides and this moves bytes. The only modules that know Python are this one and those named after their `face`; no thread of the
 //! data plane ever takes the GIL.
 
 mod address;
@@ -23,6 +23,7 @@ mod fanout;
 mod fieldpath;
 mod frames;
 mod grpc;
+mod heard;
 mod histogram;
 mod hub;
 mod inject;
@@ -34,6 +35,8 @@ mod metadata;
 mod metrics;
 mod model;
 mod observed;
+mod payload;
+mod payload_face;
 mod plane;
 mod policy;
 mod poll;
@@ -43,6 +46,7 @@ mod shard;
 mod stream;
 mod table;
 mod talk;
+mod tap;
 mod timeout;
 mod trace;
 mod trace_context;
@@ -57,5 +61,6 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _dataplane(module: &Bound<'_, PyModule>) -> PyResult<()> {
     caller_face::register(module)?;
-    face::register(module)
+    face::register(module)?;
+    payload_face::register(module)
 }

@@ -478,6 +478,7 @@ mod tests {
             max_message_bytes: 1,
             max_metadata_bytes: 1,
             max_retained_bytes: 1,
+            max_payload_bytes: 0,
             max_hops: 1,
             multi_parallelism: 1,
             connect_timeout: Duration::from_secs(1),

@@ -15,6 +15,7 @@ use crate::journal::Journal;
 use crate::lock::lock;
 use crate::metrics::{Bound, Metrics};
 use crate::observed::Observed;
+use crate::payload::Payloads;
 use crate::policy::Policy;
 use crate::settings::Settings;
 use crate::shadow::Shadows;
@@ -30,6 +31,7 @@ pub struct Plane {
     pub budget: Budget,
     pub shadows: Shadows,
     pub traces: Traces,
+    pub payloads: Arc<Payloads>,
     pub shards: Vec<ShardState>,
     /// Of the shards' series.
     pub series: Arc<Bound>,
@@ -79,6 +81,7 @@ impl Plane {
             journal: Journal::default(),
             shadows: Shadows::new(),
             traces: Traces::default(),
+            payloads: Arc::new(Payloads::new(settings.max_payload_bytes, settings.max_message_bytes)),
             budget: Budget { used: AtomicUsize::new(0), most: settings.max_retained_bytes },
             shards: metrics.map(|metrics| ShardState { metrics, counters: Counters::default() }).collect(),
             series,

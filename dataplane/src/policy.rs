@@ -9,6 +9,7 @@ use crate::endpoint::Endpoint;
 use crate::grpc::Code;
 use crate::hub::Reason;
 use crate::journal;
+use crate::tap::Taps;
 use crate::trace_context::Sampler;
 
 /// The runtime's own service: never for clients.
@@ -26,6 +27,8 @@ pub struct Policy {
     pub log: journal::Wanted,
     /// None traces nothing, and leaves the contexts of requests as they are.
     pub sampler: Option<Sampler>,
+    /// None where nobody processes payloads.
+    pub taps: Option<Arc<Taps>>,
 }
 
 #[derive(Clone)]

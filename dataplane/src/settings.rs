@@ -9,6 +9,8 @@ pub struct Settings {
     pub max_message_bytes: usize,
     pub max_metadata_bytes: usize,
     pub max_retained_bytes: usize,
+    /// Of messages for those who process payloads, of all calls together.
+    pub max_payload_bytes: usize,
     pub max_hops: u32,
     /// Models of one request that are asked at the same time.
     pub multi_parallelism: usize,

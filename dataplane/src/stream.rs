@@ -28,6 +28,7 @@ use crate::metadata::{self, FROM_PEER, Ids, Subject};
 use crate::metrics::{Metric, Series};
 use crate::plane::{Plane, ShardState};
 use crate::policy::{Destination, Policy};
+use crate::tap::Tapping;
 use crate::timeout;
 use crate::trace::Trace;
 
@@ -294,6 +295,7 @@ impl Call {
         if let Some(mirrored) = &mirrored {
             mirrored.prepare(&self.plane, body, client);
         }
+        let tapping = if self.peers { None } else { Tapping::begin(self, journey.ids(), body, client) };
         let ending = journey.run(body, client).await;
         self.trace.ended(ending.code, || journey.ids(), "");
         if !self.peers {
@@ -303,6 +305,9 @@ impl Call {
             }
             self.log_failure(ending.code, journey.ids(), "");
         }
+        if let Some(tapping) = tapping {
+            tapping.end(self, journey.ids(), ending.code, body, client);
+        }
         if let Some(mirrored) = mirrored {
             mirrored.send(self, journey.model_id(), &ending, body, client);
         }
@@ -310,11 +315,16 @@ impl Call {
 
     async fn infer_several(&self, several: Several, body: &mut RequestBody<'_>, client: &mut Client) {
         let (model_ids, vmodel_ids) = several.ids();
+        let tapping = if self.peers { None } else { Tapping::begin(self, ("", ""), body, client) };
         let (ending, why) = fan_out(self, several, body, client).await;
         let series = self.state().metrics.series(self.method(), ending.code, "", "", epoch_ms());
         self.observe(&ending, &series, Instant::now(), body);
         self.trace.ended(ending.code, || (&model_ids, &vmodel_ids), &why);
         self.log_failure(ending.code, (&model_ids, &vmodel_ids), &why);
+        if let Some(tapping) = tapping {
+            // Of several models none is the payloads' one.
+            tapping.end(self, ("", ""), ending.code, body, client);
+        }
     }
 
     /// What the log is to say of this request's own headers.

@@ -136,6 +136,7 @@ pub struct Totals {
     pub shadow_bytes: u64,
     pub model_series: u64,
     pub beyond_series: u64,
+    pub payload_bytes: u64,
 }
 
 fn milliseconds_since(moment: Instant) -> i64 {

@@ -9,7 +9,7 @@ Python to decide.
 """
 
 from collections.abc import Mapping, Sequence, Set
-from typing import Literal, Self, final
+from typing import Literal, Self, final, overload
 
 from mesh.dataplane.kinds import AskReason, EndpointKind
 
@@ -24,6 +24,9 @@ __all__ = [
     "HistogramSample",
     "LogEntry",
     "Scrape",
+    "Payload",
+    "PayloadBatch",
+    "PayloadQueue",
     "Server",
     "Talk",
     "Totals",
@@ -232,7 +235,82 @@ class Difference:
     shadow_code: int
     shadow_message: str
     shadow_bytes: int
+    #: Bytes of messages that are kept for those who process payloads, or kept by them.
+    payload_bytes: int
     shadow_ms: float
+
+@final
+class Payload:
+    """One message of a call that was tapped.
+
+    Nothing of it is made an object of Python before it is asked for, and each time anew. What it refers to counts in
+    `Totals.payload_bytes` until the last reference to any payload of the call, or to a view of its data, is gone.
+    """
+
+    #: Of the call, unique over processes.
+    id: str
+    kind: Literal["request", "response"]
+    #: Empty where none was found, or the request named several.
+    model_id: str
+    #: Empty where the request named none.
+    vmodel_id: str
+    #: Full method name.
+    method: str
+    #: Name of the gRPC status code of the call; None of a request.
+    status: str | None
+    #: Names and values in order; those of ``-bin`` names are bytes. Of a response, what came before its messages.
+    metadata: tuple[tuple[str, str | bytes], ...]
+    #: The message without compression: a view where it is long and in one piece, a copy otherwise. None of a response
+    #: without a message. Reading it raises ``ValueError`` where it is compressed and damaged.
+    data: bytes | memoryview | None
+    #: Bytes of ``data``.
+    size: int
+    #: Epoch seconds when the call arrived, or ended.
+    time: float
+    #: Which message of its kind in the call, from 0.
+    sequence: int
+
+@final
+class PayloadBatch(Sequence[Payload]):
+    """Payloads, which are made when they are looked at."""
+
+    @overload
+    def __getitem__(self, index: int) -> Payload: ...
+    @overload
+    def __getitem__(self, index: slice) -> PayloadBatch: ...
+    def __len__(self) -> int: ...
+
+@final
+class PayloadQueue:
+    """Where the payloads of tapped calls wait for one who processes them; made by `DataPlane.payload_queue`."""
+
+    @property
+    def id(self) -> int:
+        """Its number, unique in its data plane."""
+
+    @property
+    def waiting(self) -> int:
+        """Payloads in it."""
+
+    def arm(self, least: int) -> bool:
+        """Has `DataPlane.take_ready_queues` name it, once, as soon as ``least`` payloads wait.
+
+        Returns: false where they do, and nobody will be told.
+        """
+
+    def take(self, most: int) -> PayloadBatch:
+        """Returns: the oldest payloads, at most so many."""
+
+    def close(self) -> None:
+        """Takes nothing more: later payloads are lost. Those in it stay to be taken."""
+
+    def losses(self) -> dict[str, int]:
+        """Returns: payloads that were not taken since the queue was made, by reason.
+
+        ``bytes``: the bound of all payloads' bytes was reached. ``queue_full``: ``capacity`` was. ``stream``: a
+        stream had more than 1,000 messages in a direction, or more bytes in them than one message may have.
+        ``shutdown``: the queue was closed.
+        """
 
 @final
 class HistogramSample:
@@ -315,6 +393,7 @@ class DataPlane:
         max_message_bytes: int = 16 << 20,
         max_metadata_bytes: int = 8 << 10,
         max_retained_bytes: int = 256 << 20,
+        max_payload_bytes: int = 64 << 20,
         max_hops: int = 3,
         multi_parallelism: int = 4,
         connect_timeout_ms: int = 2_000,
@@ -501,6 +580,24 @@ class DataPlane:
 
     def take_comparisons(self) -> list[Comparison]:
         """Returns: what came of mirrored requests since the last call; vmodels that had none are not in it."""
+
+    def payload_queue(self, capacity: int) -> PayloadQueue:
+        """Makes a queue for at most so many payloads; a stream with more is taken by an empty queue all the same."""
+
+    def set_taps(self, taps: Sequence[tuple[PayloadQueue, Sequence[str], Sequence[str], float]]) -> None:
+        """Which calls of clients leave their messages in which queues, once they have ended; replaces what was set.
+
+        They are kept by reference as they pass, small ones as copies, at most ``max_payload_bytes`` in all. It
+        changes nothing of what the client gets, or when.
+
+        Args:
+            taps: queues, each with the ids of models and vmodels whose calls it gets (none: of any, even of calls
+                that name no model that there is), full names of methods (none: any), and a share of these calls from
+                0 to 1. Shares are of the same draw: the calls of a smaller one are among those of a larger.
+        """
+
+    def take_ready_queues(self) -> list[int]:
+        """Returns: the numbers of queues that have as many payloads as they were armed for, each once."""
 
     def add_histogram(self, name: str, text: str, bounds: Sequence[float], label: str = "") -> None:
         """Makes a family of histograms for `observe`.

@@ -1,0 +1,314 @@
+//! The messages of one direction of a call, kept as they pass for those who process payloads.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use crate::compression::decompress;
+use crate::frames::{PREFIX, message_length};
+use crate::grpc::{GRPC_ENCODING, Status};
+use crate::payload::{Loss, Payloads};
+
+/// Bytes of a direction up to which they are copied. A chunk of HTTP/2 shares the buffer that its connection was read
+/// into, so that to keep a small one would keep all of that.
+const SMALL: usize = 4 << 10;
+
+/// Messages of one direction that are kept, at most.
+const MAX_MESSAGES: usize = 1_000;
+
+pub struct Heard {
+    payloads: Arc<Payloads>,
+    /// Names and values, each after its length.
+    metadata: Vec<u8>,
+    /// The first bytes, and those after them.
+    small: Vec<u8>,
+    chunks: Vec<Bytes>,
+    kept: usize,
+    walk: Walk,
+    /// Why no more is kept.
+    loss: Option<Loss>,
+}
+
+/// One message.
+pub enum Message<'a> {
+    /// Part of one chunk.
+    Shared(Bytes),
+    /// In pieces to be joined, of so many bytes together.
+    Pieces(Vec<&'a [u8]>, usize),
+    Decompressed(Vec<u8>),
+}
+
+impl Heard {
+    pub fn new(payloads: &Arc<Payloads>) -> Heard {
+        Heard {
+            payloads: Arc::clone(payloads),
+            metadata: Vec::new(),
+            small: Vec::new(),
+            chunks: Vec::new(),
+            kept: 0,
+            walk: Walk::default(),
+            loss: None,
+        }
+    }
+
+    pub fn put_head(&mut self, headers: &HeaderMap) {
+        let size = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 8).sum();
+        self.metadata.reserve_exact(size);
+        for (name, value) in headers {
+            for part in [name.as_str().as_bytes(), value.as_bytes()] {
+                // HTTP/2 bounds heads far below 4 GiB.
+                self.metadata.extend_from_slice(&u32::try_from(part.len()).unwrap_or(0).to_ne_bytes());
+                self.metadata.extend_from_slice(part);
+            }
+        }
+    }
+
+    pub fn put(&mut self, chunk: &Bytes) {
+        self.walk.feed(chunk);
+        if self.loss.is_some() {
+            return;
+        }
+        let kept = self.kept + chunk.len();
+        if kept > self.payloads.max_message_bytes + PREFIX || self.walk.messages > MAX_MESSAGES {
+            return self.give_up(Loss::Stream);
+        }
+        if !self.payloads.reserve(chunk.len()) {
+            return self.give_up(Loss::Bytes);
+        }
+        self.kept = kept;
+        if self.chunks.is_empty() && kept <= SMALL {
+            self.small.extend_from_slice(chunk);
+        } else {
+            self.chunks.push(chunk.clone());
+        }
+    }
+
+    /// Keeps the messages that are there whole, and nothing more.
+    fn give_up(&mut self, loss: Loss) {
+        self.loss = Some(loss);
+        if self.messages() == 0 {
+            self.payloads.release(self.kept);
+            self.kept = 0;
+            self.small = Vec::new();
+            self.chunks = Vec::new();
+        }
+    }
+
+    /// How many whole messages are kept.
+    pub fn messages(&self) -> usize {
+        self.walk.spans.partition_point(|span| span.bytes.end <= self.kept)
+    }
+
+    /// Messages that are not kept, and why.
+    pub fn lost(&self) -> Option<(Loss, usize)> {
+        self.loss.map(|loss| (loss, self.walk.messages - self.messages()))
+    }
+
+    /// Bytes of a message as it came, which are fewer than it has where it is compressed.
+    pub fn size(&self, message: usize) -> usize {
+        self.walk.spans.get(message).map_or(0, |span| span.bytes.len())
+    }
+
+    pub fn is_compressed(&self, message: usize) -> bool {
+        self.walk.spans.get(message).is_some_and(|span| span.compressed)
+    }
+
+    /// A message without compression.
+    pub fn message(&self, message: usize) -> Result<Message<'_>, Status> {
+        let Some(Span { bytes, compressed }) = self.walk.spans.get(message) else {
+            return Ok(Message::Pieces(Vec::new(), 0));
+        };
+        let pieces = || self.pieces(bytes).collect::<Vec<_>>();
+        if *compressed {
+            let encoding = self.metadata().find(|(name, _)| *name == GRPC_ENCODING.as_str());
+            let encoding = encoding.and_then(|(_, value)| std::str::from_utf8(value).ok()).unwrap_or("identity");
+            return decompress(encoding, &pieces().concat(), self.payloads.max_message_bytes)
+                .map(Message::Decompressed);
+        }
+        Ok(self.shared(bytes).map_or_else(|| Message::Pieces(pieces(), bytes.len()), Message::Shared))
+    }
+
+    /// Names and values in their order.
+    pub fn metadata(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        let mut rest = self.metadata.as_slice();
+        let mut next = move || {
+            let (length, after) = rest.split_first_chunk()?;
+            let (part, after) = after.split_at_checked(u32::from_ne_bytes(*length) as usize)?;
+            rest = after;
+            Some(part)
+        };
+        std::iter::from_fn(move || Some((std::str::from_utf8(next()?).ok()?, next()?)))
+    }
+
+    /// The bytes of a range, if they are in one chunk.
+    fn shared(&self, range: &Range<usize>) -> Option<Bytes> {
+        let mut begin = self.small.len();
+        for chunk in &self.chunks {
+            let end = begin + chunk.len();
+            if range.start >= begin && range.end <= end && !range.is_empty() {
+                return Some(chunk.slice(range.start - begin..range.end - begin));
+            }
+            begin = end;
+        }
+        None
+    }
+
+    fn pieces(&self, range: &Range<usize>) -> impl Iterator<Item = &[u8]> {
+        let mut begin = 0;
+        let all = std::iter::once(self.small.as_slice()).chain(self.chunks.iter().map(|chunk| &chunk[..]));
+        all.filter_map(move |piece| {
+            let (from, to) = (range.start.max(begin), range.end.min(begin + piece.len()));
+            let part = (from < to).then(|| &piece[from - begin..to - begin]);
+            begin += piece.len();
+            part
+        })
+    }
+}
+
+impl Drop for Heard {
+    fn drop(&mut self) {
+        self.payloads.release(self.kept);
+    }
+}
+
+/// Where a message is, without its prefix, in all bytes of its direction.
+struct Span {
+    bytes: Range<usize>,
+    compressed: bool,
+}
+
+/// Follows the prefixes of messages, and remembers where each is.
+#[derive(Default)]
+struct Walk {
+    at: usize,
+    prefix: [u8; PREFIX],
+    have: usize,
+    remaining: usize,
+    /// Of the first `MAX_MESSAGES` whole messages.
+    spans: Vec<Span>,
+    /// Whole ones.
+    messages: usize,
+}
+
+impl Walk {
+    fn feed(&mut self, mut chunk: &[u8]) {
+        loop {
+            if self.have < PREFIX {
+                let take = (PREFIX - self.have).min(chunk.len());
+                self.prefix[self.have..self.have + take].copy_from_slice(&chunk[..take]);
+                self.have += take;
+                self.at += take;
+                chunk = &chunk[take..];
+                if self.have < PREFIX {
+                    return;
+                }
+                self.remaining = message_length(&self.prefix);
+            }
+            let skip = self.remaining.min(chunk.len());
+            self.remaining -= skip;
+            self.at += skip;
+            chunk = &chunk[skip..];
+            if self.remaining > 0 {
+                return;
+            }
+            self.have = 0;
+            self.messages += 1;
+            if self.messages <= MAX_MESSAGES {
+                let bytes = self.at - message_length(&self.prefix)..self.at;
+                self.spans.push(Span { bytes, compressed: self.prefix[0] & 1 == 1 });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frames::framed;
+    use proptest::prelude::*;
+
+    fn heard(bytes: &[u8], cut: usize, most_bytes: usize) -> (Arc<Payloads>, Heard) {
+        let payloads = Arc::new(Payloads::new(most_bytes, 16 << 20));
+        let mut heard = Heard::new(&payloads);
+        bytes.chunks(cut).for_each(|chunk| heard.put(&Bytes::copy_from_slice(chunk)));
+        (payloads, heard)
+    }
+
+    fn bytes_of(message: Message<'_>) -> Vec<u8> {
+        match message {
+            Message::Shared(bytes) => bytes.to_vec(),
+            Message::Pieces(pieces, size) => {
+                let joined = pieces.concat();
+                assert_eq!(joined.len(), size);
+                joined
+            }
+            Message::Decompressed(bytes) => bytes,
+        }
+    }
+
+    fn messages(sizes: &[usize]) -> (Vec<Vec<u8>>, Vec<u8>) {
+        let messages: Vec<Vec<u8>> =
+            sizes.iter().map(|&size| (0..size).map(|at| u8::try_from((at + size) % 251).unwrap()).collect()).collect();
+        let wire = messages.iter().flat_map(|message| framed(message).to_vec()).collect();
+        (messages, wire)
+    }
+
+    proptest! {
+        #[test]
+        fn messages_come_back_however_they_are_cut(
+            sizes in prop::collection::vec(0_usize..6_000, 0..6), cut in 1_usize..9_000,
+        ) {
+            let (messages, wire) = messages(&sizes);
+            let (payloads, heard) = heard(&wire, cut, usize::MAX);
+            prop_assert_eq!(heard.messages(), messages.len());
+            for (at, message) in messages.iter().enumerate() {
+                prop_assert_eq!(heard.size(at), message.len());
+                prop_assert_eq!(&bytes_of(heard.message(at).ok().unwrap()), message);
+            }
+            prop_assert_eq!(payloads.held(), wire.len());
+            drop(heard);
+            prop_assert_eq!(payloads.held(), 0);
+        }
+
+        #[test]
+        fn nothing_is_kept_beyond_the_bound_and_each_loss_is_counted(
+            sizes in prop::collection::vec(0_usize..6_000, 1..6), cut in 1_usize..9_000, most in 0_usize..20_000,
+        ) {
+            let (messages, wire) = messages(&sizes);
+            let (payloads, heard) = heard(&wire, cut, most);
+            prop_assert!(payloads.held() <= most);
+            let lost = heard.lost().map_or(0, |(_, count)| count);
+            prop_assert_eq!(heard.messages() + lost, messages.len());
+            for (at, message) in messages.iter().enumerate().take(heard.messages()) {
+                prop_assert_eq!(&bytes_of(heard.message(at).ok().unwrap()), message);
+            }
+            drop(heard);
+            prop_assert_eq!(payloads.held(), 0);
+        }
+    }
+
+    #[test]
+    fn a_stream_is_kept_up_to_so_many_messages() {
+        let (_, wire) = messages(&[3; MAX_MESSAGES + 20]);
+        let (_, heard) = heard(&wire, 64, usize::MAX);
+        assert!(heard.messages() <= MAX_MESSAGES && heard.messages() > MAX_MESSAGES - 20);
+        let (loss, count) = heard.lost().unwrap();
+        assert!(matches!(loss, Loss::Stream));
+        assert_eq!(heard.messages() + count, MAX_MESSAGES + 20);
+    }
+
+    #[test]
+    fn metadata_keeps_order_and_repetitions() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("a", "1"), ("b-bin", "AA"), ("a", "")] {
+            headers.append(name, value.parse().unwrap());
+        }
+        let (_, mut heard) = heard(&[], 1, 0);
+        heard.put_head(&headers);
+        let mut found: Vec<_> = heard.metadata().collect();
+        found.sort_unstable();
+        assert_eq!(found, [("a", &b""[..]), ("a", b"1"), ("b-bin", b"AA")]);
+    }
+}
