@@ -18,9 +18,9 @@ from mesh.payload.payload import Payload
 class PayloadProcessor(Protocol):
     """Takes payloads somewhere, or learns from them.
 
-    All of it is called on the event loop of the instance: what takes long belongs into a thread. Memory: a batch, its
-    payloads and views of their data may be kept as long as they are needed, and nothing is to be given back; see
-    `Payload` for what that costs.
+    All of it is called on one event loop, in a thread beside that of the instance, which all processors share: what
+    takes long belongs into a thread of its own. Memory: a batch, its payloads and views of their data may be kept as
+    long as they are needed, and nothing is to be given back; see `Payload` for what that costs.
     """
 
     async def process(self, batch: Sequence[Payload]) -> None:
@@ -57,6 +57,7 @@ class NotDelivered(Exception):
         payloads: which ones, of those of the batch; all where it is None.
         retry: whether another attempt may do better.
         retry_after_s: what the other side asks to wait for, if it does.
+        reason: a short word by which they are counted if they are lost; ``failed`` or ``refused`` where empty.
     """
 
     def __init__(
@@ -66,11 +67,13 @@ class NotDelivered(Exception):
         *,
         retry: bool = True,
         retry_after_s: float | None = None,
+        reason: str = "",
     ) -> None:
         super().__init__(why)
         self.payloads = payloads
         self.retry = retry
         self.retry_after_s = retry_after_s
+        self.reason = reason or ("failed" if retry else "refused")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,7 @@ class Options:
         members: the processor's own settings, the member ``options`` of its configuration; JSON values. Empty where
             it is configured by its URI alone. A member that is not known is to be refused.
         instance_id: of the instance that it works in.
+        timeout_s: what each call of `PayloadProcessor.process` has, seconds.
         ca_file: path of the certificates that servers are trusted by, where it is not the system's; of all processors,
             so that a member of a processor's own goes before it.
         report: takes what it has to tell.
@@ -124,6 +128,7 @@ class Options:
     report: Report
     members: Mapping[str, Any] = field(default_factory=dict)
     instance_id: str = ""
+    timeout_s: float = 10.0
     ca_file: str = ""
 
 

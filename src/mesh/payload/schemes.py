@@ -12,9 +12,12 @@ GROUP = "mesh.payload"
 _BUILT_IN: dict[str, str] = {
     "cloudevents+http": "mesh.payload.sinks.cloudevents:open_cloudevents",
     "cloudevents+https": "mesh.payload.sinks.cloudevents:open_cloudevents",
+    "http": "mesh.payload.web:open_web",
+    "https": "mesh.payload.web:open_web",
     "jsonl": "mesh.payload.sinks.jsonl:open_json_lines",
     "kafka": "mesh.payload.sinks.kafka:open_kafka",
     "kafka+ssl": "mesh.payload.sinks.kafka:open_kafka",
+    "logger": "mesh.payload.logger:open_logger",
     "monitor": "mesh.payload.monitors:open_monitor",
     "parquet": "mesh.payload.sinks.parquet:open_parquet",
     "parquet+az": "mesh.payload.sinks.parquet:open_parquet",

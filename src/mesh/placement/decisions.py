@@ -30,6 +30,8 @@ class DecisionKind(StrEnum):
     SOURCE = "source"
     #: A vmodel moved to the model.
     SWITCH = "switch"
+    #: Somebody who processes the model's payloads noticed something.
+    OBSERVATION = "observation"
 
 
 class Merits(NamedTuple):
