@@ -3,10 +3,11 @@
 Members may be added; none is renamed or left out.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
-from mesh.protos import admin_pb2, model_mesh_pb2, peer_pb2, vmodels_pb2
+from mesh.protos import admin_pb2, model_mesh_pb2, payloads_pb2, peer_pb2, vmodels_pb2
 
 Json = dict[str, Any]
 
@@ -121,6 +122,34 @@ def management_status(model_id: str, status: model_mesh_pb2.ModelStatusInfo) -> 
         "status": model_mesh_pb2.ModelStatusInfo.ModelStatus.Name(status.status),
         "errors": list(status.errors),
     }
+
+
+def processors(reply: payloads_pb2.ListProcessorsReply) -> Json:
+    """Payload processors, with how they do on one instance."""
+    return {
+        "instance_id": reply.instance_id,
+        "processors": [
+            {
+                "name": one.name,
+                "origin": one.origin,
+                "definition": _json_or_text(one.definition),
+                "working": one.working,
+                "trouble": one.trouble,
+                "waiting": one.waiting,
+                "in_flight": one.in_flight,
+                "delivered": one.delivered,
+                "lost": dict(one.lost),
+            }
+            for one in reply.processors
+        ],
+    }
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def vmodels(messages: Sequence[vmodels_pb2.VModel]) -> Json:

@@ -19,6 +19,7 @@ from mesh.protos import (
     inference_pb2_grpc,
     model_mesh_pb2,
     model_mesh_pb2_grpc,
+    payloads_pb2_grpc,
     vmodels_pb2,
     vmodels_pb2_grpc,
 )
@@ -94,6 +95,7 @@ class Mesh:
     management: model_mesh_pb2_grpc.ModelMeshStub
     inference: inference_pb2_grpc.GRPCInferenceServiceStub
     vmodels: vmodels_pb2_grpc.VModelsStub
+    payloads: payloads_pb2_grpc.PayloadsStub
 
     async def model(self, model_id: str) -> admin_pb2.Model | None:
         """Asks for one model; None where it is not registered."""
@@ -196,6 +198,7 @@ async def connect(address: str) -> AsyncIterator[Mesh]:
             model_mesh_pb2_grpc.ModelMeshStub(channel),
             inference_pb2_grpc.GRPCInferenceServiceStub(channel),
             vmodels_pb2_grpc.VModelsStub(channel),
+            payloads_pb2_grpc.PayloadsStub(channel),
         )
 
 

@@ -39,6 +39,9 @@ COMMANDS: Mapping[str, Entry] = {
     "vmodels": Entry(
         "mesh.cli.vmodels:vmodels", "Let names stand for models: move them, try canaries and shadows."
     ),
+    "payloads": Entry(
+        "mesh.cli.payloads:payloads", "Say who gets the payloads of requests, and see how they do."
+    ),
     "dump": Entry("mesh.cli.dump:dump", "Print the whole state of an instance, for finding faults."),
     "serve": Entry("mesh.cli.serve:serve", "Run one instance beside a model server, as in a pod."),
     "puller": Entry(

@@ -235,8 +235,6 @@ class Difference:
     shadow_code: int
     shadow_message: str
     shadow_bytes: int
-    #: Bytes of messages that are kept for those who process payloads, or kept by them.
-    payload_bytes: int
     shadow_ms: float
 
 @final
@@ -364,6 +362,8 @@ class Totals:
     #: Series of models, and observations that were counted without their model because there were too many.
     model_series: int
     beyond_series: int
+    #: Bytes of messages that are kept for those who process payloads, or kept by them.
+    payload_bytes: int
 
 @final
 class Scrape:

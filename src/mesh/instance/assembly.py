@@ -26,6 +26,7 @@ from mesh.instance.loader import Loader
 from mesh.instance.management import ManagementService
 from mesh.instance.metrics import InstanceCollector, Metrics
 from mesh.instance.model_server import Restarts, cache_limits, connect
+from mesh.instance.payloads import KEYS, Payloads, PayloadService, Processors
 from mesh.instance.peer_service import PeerService, Pulls
 from mesh.instance.peers import Peers
 from mesh.instance.placer import Placer
@@ -93,6 +94,7 @@ class Parts:
     request_log: RequestLog
     recorder: Recorder | None
     tracing: Tracing | None
+    payloads: Payloads
 
 
 def make_dataplane(settings: Settings) -> DataPlane:
@@ -101,6 +103,7 @@ def make_dataplane(settings: Settings) -> DataPlane:
         shards=settings.shards,
         max_message_bytes=settings.max_message_bytes,
         max_metadata_bytes=settings.max_metadata_bytes,
+        max_payload_bytes=settings.payloads.max_bytes,
         multi_parallelism=settings.multi_parallelism,
         max_connection_age_ms=settings.max_connection_age_s * 1_000,
         max_connection_age_grace_ms=settings.max_connection_age_grace_s * 1_000,
@@ -281,6 +284,9 @@ def assemble(
         caps,
         spans,
     )
+    payloads = Payloads(settings.payloads, own_id, registry, dataplane, ring, now_ms)
+    processors = Processors(registry, payloads, is_read_only=settings.lifecycle.read_only)
+    metrics.register(payloads)
     policies = Policies(registry, read_only=settings.lifecycle.read_only)
     answers = ServerAnswers(settings.version)
     management = ManagementService(catalog, vmodels.api)
@@ -288,11 +294,13 @@ def assemble(
         management.rpcs()
         | AdminService(own_id, registry, peers, peer_service, policies).rpcs()
         | vmodels.service.rpcs()
+        | PayloadService(own_id, payloads, processors).rpcs()
         | peer_service.rpcs()
         | answers.rpcs()
         | Dump(settings.dump_token, state).rpcs()
     )
     dynamic = DynamicSettings(registry.config)
+    dynamic.leave_out(KEYS)
     logs.follow(dynamic, settings.log_level)
     copies = CopyControl(
         settings.copies,
@@ -332,7 +340,7 @@ def assemble(
         upkeep=upkeep,
         vmodels=vmodels,
         management=management,
-        inbox=Inbox(dataplane, asks, Calls(dataplane, rpcs, spans)),
+        inbox=Inbox(dataplane, asks, Calls(dataplane, rpcs, spans), payloads),
         control=ControlServer(rpcs, answers, run_dir=settings.run_dir),
         collector=InstanceCollector(
             metrics,
@@ -348,4 +356,5 @@ def assemble(
         request_log=RequestLog(dataplane, settings.request_log, dynamic),
         recorder=recorder,
         tracing=tracing,
+        payloads=payloads,
     )

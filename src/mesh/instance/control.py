@@ -10,7 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from mesh.dataplane import DataPlane
-from mesh.instance import admin_service, management, peer_service, vmodels
+from mesh.instance import admin_service, management, payloads, peer_service, vmodels
 from mesh.instance.calls import Rpc, service
 from mesh.protos import POOL, inference_pb2
 
@@ -75,6 +75,7 @@ class ControlServer:
                 management.SERVICE,
                 admin_service.SERVICE,
                 vmodels.SERVICE,
+                payloads.SERVICE,
                 _INFERENCE,
                 health.SERVICE_NAME,
                 reflection.SERVICE_NAME,
@@ -92,6 +93,7 @@ class ControlServer:
             management.LEGACY_SERVICE,
             admin_service.SERVICE,
             vmodels.SERVICE,
+            payloads.SERVICE,
             health.SERVICE_NAME,
         )
         prefixes = [*(f"/{name}/" for name in services), "/grpc.reflection.", _SERVER_METHODS]

@@ -33,6 +33,7 @@ class DynamicSettings:
     def __init__(self, config: Mirror[str]) -> None:
         self._config = config
         self._keys: dict[str, _Key] = {}
+        self._left_out: tuple[str, ...] = ()
 
     def on(self, name: str, parse: Callable[[str], T], apply: Callable[[T | None], None]) -> None:
         """Names what follows a key; to be called before `start`.
@@ -45,6 +46,10 @@ class DynamicSettings:
         """
         self._keys[name] = _Key(parse, apply)
 
+    def leave_out(self, prefix: str) -> None:
+        """Leaves the keys that begin so to someone else who follows them; to be called before `start`."""
+        self._left_out = (*self._left_out, prefix)
+
     def start(self) -> None:
         """Applies what is there, and follows every change."""
         self._config.subscribe(self._changed, replay=True)
@@ -54,6 +59,8 @@ class DynamicSettings:
         return dict(self._config)
 
     def _changed(self, name: str, _: str | None, text: str | None) -> None:
+        if name.startswith(self._left_out):
+            return
         key = self._keys.get(name)
         if key is None:
             if text is not None and name not in _AT_START:

@@ -27,6 +27,8 @@ class Reason(StrEnum):
     UNEXPECTED_TARGET = "UNEXPECTED_TARGET"
     MODEL_REFERENCED = "MODEL_REFERENCED"
     INVALID_ARGUMENT = "INVALID_ARGUMENT"
+    #: The registry has no payload processor of this name.
+    PROCESSOR_NOT_FOUND = "PROCESSOR_NOT_FOUND"
     #: Every instance refused to load the model.
     NO_PLACE = "NO_PLACE"
     #: The model has as many copies as its policy allows, and they cannot serve it.

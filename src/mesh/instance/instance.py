@@ -134,6 +134,7 @@ class Instance:
             parts.reconciliation.start()
         parts.copies.start()
         parts.dynamic.start()
+        await parts.payloads.start()
         await parts.control.start(parts.dataplane)
         bound = parts.dataplane.listen(f"{settings.host}:{settings.peer_port}", peers=True)
         self.peer_address = f"{settings.address}:{bound.rpartition(':')[2]}"
@@ -166,6 +167,7 @@ class Instance:
             every_s = settings.lifecycle.snapshot_every_ms / 1_000
             first_s = min(SNAPSHOT_FIRST_AFTER_S, every_s)
             run("snapshot", repeat("the snapshot", every_s, snapshot.write, first_after_s=first_s))
+        run("payload processors' file", parts.payloads.follow_file())
         run("request log", parts.request_log.run())
         if parts.recorder is not None:
             run("recorder", parts.recorder.run())
@@ -314,6 +316,7 @@ class Instance:
             grace_ms = int(AFTER_HAND_OVER_S * 1_000)
             if not await asyncio.to_thread(self._parts.dataplane.close, grace_ms):
                 log.warning("requests were cut off after %d ms", grace_ms)
+            await self._parts.payloads.close()
         await self._background.close()
         if self._parts is not None:
             await _close_parts(self._parts)

@@ -9,9 +9,6 @@ from mesh.instance.settings import SettingError, Settings, settings_of
 #: Variables of KServe ModelMesh that mean something there and nothing here, with the reason.
 _WITHOUT_EFFECT = {
     "MM_SEND_DEST_ID": "only of use with the pod-to-pod protocol of the Java process",
-    "MM_PAYLOAD_PROCESSORS": "payload processors are not supported",
-    "MM_PAYLOAD_PROCESSORS_THREADS": "payload processors are not supported",
-    "MM_PAYLOAD_PROCESSORS_CAPACITY": "payload processors are not supported",
     "MM_INTRACLUSTER_CLIENTAUTH": "connections between instances are plaintext",
 }
 #: Variables that ask for what must not be dropped silently.

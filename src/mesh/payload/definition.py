@@ -58,10 +58,9 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     max_backoff_ms: Positive = 10_000
     options: dict[str, Any] = {}
 
-    def members(self) -> dict[str, Any]:
-        """As JSON has it, without what is as it would be anyway."""
-        found: dict[str, Any] = msgspec.to_builtins(self)
-        return found
+    def text(self) -> str:
+        """A JSON object, without what is as it would be anyway."""
+        return msgspec.json.encode(self).decode()
 
     def takes_as(self, other: "Definition") -> bool:
         """Whether both differ in nothing but which calls they get, so that no processor has to be opened anew."""

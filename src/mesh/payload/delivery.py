@@ -138,6 +138,8 @@ class Delivery(Generic[S]):
                 self._begin(batch)
             else:
                 self._free.release()
+            # It would keep its bytes until there is a next one.
+            del batch
 
     def _begin(self, batch: Sequence[Payload]) -> None:
         task = asyncio.create_task(self._deliver(batch))

@@ -6,6 +6,7 @@ None of them reads a clock; the time by which ages are reckoned is an argument, 
 from mesh.cli.views.decisions import decision_line, explanation
 from mesh.cli.views.instances import instances_table, memory_bar, mesh_status
 from mesh.cli.views.models import model_state, model_status, models_table
+from mesh.cli.views.payloads import processors_table
 from mesh.cli.views.top import Snapshot, top_frame
 from mesh.cli.views.vmodels import comparison, vmodel_status, vmodels_table
 
@@ -20,6 +21,7 @@ __all__ = [
     "model_state",
     "model_status",
     "models_table",
+    "processors_table",
     "top_frame",
     "vmodel_status",
     "vmodels_table",

@@ -105,7 +105,9 @@ class Payloads:
             async with asyncio.timeout(START_WITHIN_S):
                 await self._running().run(self._applied({name: named for name, (_, named) in wanted.items()}))
         except TimeoutError:
-            log.error("payload processors are not ready after %g s; requests do not wait for them", START_WITHIN_S)
+            log.error(
+                "payload processors are not ready after %g s; requests do not wait for them", START_WITHIN_S
+            )
 
     async def follow_file(self) -> None:
         """Follows changes of the file, if there is one, until cancelled."""
@@ -150,12 +152,13 @@ class Payloads:
 
     async def close(self) -> None:
         """Delivers what waits, within `PayloadSettings.flush_ms`, and closes all processors."""
-        if self._thread is None:
+        thread, self._thread, self._loop = self._thread, None, None
+        if thread is None:
             return
         timeout_s = self._settings.flush_ms / 1_000
-        closing = asyncio.ensure_future(self._thread.run(self._pipeline.close(timeout_s)))
+        closing = asyncio.ensure_future(thread.run(self._pipeline.close(timeout_s)))
         _, late = await asyncio.wait([closing], timeout=timeout_s + _THREAD_S)
-        if late or not await self._thread.close(_THREAD_S):
+        if late or not await thread.close(_THREAD_S):
             lost = sum(queue.waiting for queue in self._queues)
             log.error("payload processors did not end in time; %d payloads that wait are lost", lost)
         elif (error := closing.exception()) is not None:
@@ -211,11 +214,12 @@ class Payloads:
             event.summary,
             extra={"processor": name, "model": event.model_id, **event.values},
         )
-        if event.model_id and self._loop is not None:
+        loop = self._loop
+        if event.model_id and loop is not None:
             decision = Decision(
                 DecisionKind.OBSERVATION, self._now_ms(), event.model_id, f"{name}: {event.summary}"
             )
-            self._loop.call_soon_threadsafe(self._ring.add, decision)
+            loop.call_soon_threadsafe(self._ring.add, decision)
 
 
 def _read(name: str, text: str) -> Named:

@@ -25,7 +25,10 @@ class LoopThread:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.loop))
 
     async def close(self, timeout_s: float) -> bool:
-        """Ends the loop. Returns: whether it did; one that a processor blocks is left behind, and ends with the process."""
+        """Ends the loop.
+
+        Returns: whether it did; one that a processor blocks is left behind, and ends with the process.
+        """
         self.loop.call_soon_threadsafe(self.loop.stop)
         await asyncio.to_thread(self._thread.join, timeout_s)
         if self._thread.is_alive():

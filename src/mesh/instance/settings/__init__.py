@@ -6,6 +6,7 @@ from mesh.instance.settings.fields import SettingDescription, SettingError, sett
 from mesh.instance.settings.instance import Settings, describe
 from mesh.instance.settings.lifecycle import LifecycleSettings
 from mesh.instance.settings.metrics import InfoMetric, MetricsOptions, MetricsSettings
+from mesh.instance.settings.payloads import PayloadSettings
 from mesh.instance.settings.placement import PlacementSettings
 from mesh.instance.settings.recording import RecordingSettings
 from mesh.instance.settings.registrations import RegistrationSettings
@@ -21,6 +22,7 @@ __all__ = [
     "LifecycleSettings",
     "MetricsOptions",
     "MetricsSettings",
+    "PayloadSettings",
     "PlacementSettings",
     "RecordingSettings",
     "RegistrationSettings",

@@ -33,6 +33,7 @@ from mesh.instance.settings.metrics import (
     MetricsSettings,
     metrics_settings,
 )
+from mesh.instance.settings.payloads import PayloadSettings
 from mesh.instance.settings.placement import PlacementSettings
 from mesh.instance.settings.recording import RecordingSettings
 from mesh.instance.settings.registrations import RegistrationSettings
@@ -175,6 +176,7 @@ class Settings:
     recording: RecordingSettings = group(RecordingSettings)
     vmodels: VModelSettings = group(VModelSettings)
     tracing: TracingSettings = group(TracingSettings)
+    payloads: PayloadSettings = group(PayloadSettings)
     pull_models: bool = setting(
         "USE_EMBEDDED_PULLER",
         boolean,
