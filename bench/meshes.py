@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,7 @@ class Cluster:
         metrics: str = "",
         runtime: Sequence[str] = (),
         within: float = 120,
+        settings: Mapping[str, str] | None = None,
     ) -> Instance:
         """Starts an instance and waits until it is ready.
 
@@ -68,6 +69,7 @@ class Cluster:
             metrics: Further options of ``MM_METRICS``.
             runtime: Further options of its null runtime.
             within: Seconds that it may take to get ready.
+            settings: Further environment variables.
         """
         self._instances += 1
         backend, where = start_backend(self.rig, self.tools, *runtime, anywhere=core is None)
@@ -87,6 +89,7 @@ class Cluster:
             "MM_METRICS": f"prometheus:port={free_port()};scheme=http{metrics}",
             "WKUBE_POD_NAME": f"instance-{self._instances:03}",
             "WKUBE_POD_IPADDR": "127.0.0.1",
+            **(settings or {}),
         }
         started = time.monotonic()
         process = self.rig.start("mesh", [sys.executable, "-c", ENTRY_POINT, "serve"], core=core, env=env)
