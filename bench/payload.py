@@ -155,7 +155,7 @@ def main() -> None:
     measured: dict[str, list[Figures]] = defaultdict(list)
     with Rig(ROOT / "build" / "bench", proxy_core=0, load_core=1) as rig:
         cluster = Cluster(rig, tools)
-        instances = {}
+        instances: dict[str, Instance] = {}
         for name, processor in processors(hanging_server(), nobody=9).items():
             if options.only and name not in options.only:
                 continue
@@ -173,7 +173,7 @@ def main() -> None:
 
 def _table(measured: Mapping[str, list[Figures]]) -> str:
     def middle(figures: list[Figures], of: str) -> float:
-        return statistics.median(getattr(one, of) for one in figures)
+        return float(statistics.median(getattr(one, of) for one in figures))
 
     without = next(iter(measured.values()))
     base, base_total = middle(without, "instance_us"), middle(without, "total_us")
