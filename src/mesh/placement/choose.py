@@ -55,9 +55,9 @@ def choose(
     if not search.found:
         return _nowhere(request, search, policy)
     chosen, how = _draw(search, self_id, request, now_ms, random, policy)
-    message = f"{chosen.instance_id} is {how}: {chosen.merits(request.units, now_ms).text()}"
     candidates = tuple(search.explain(chosen)) if policy.explained else ()
-    return Placement(chosen.instance_id, PlacementReason.CHOSEN, message, candidates)
+    merits = chosen.merits(request.units, now_ms)
+    return Placement(chosen.instance_id, PlacementReason.CHOSEN, how, candidates, merits)
 
 
 def _laden(
@@ -110,7 +110,7 @@ def _without_busy(
     factor = next((factor for below_ms, factor in _BUSY_FACTORS if age_ms < below_ms), None)
     if factor is None:
         return shortlist
-    least = min(standing.view.requests_per_minute for standing in shortlist)
+    least = min([standing.view.requests_per_minute for standing in shortlist])
     most = factor * max(policy.busy_rpm, least)
     return [standing for standing in shortlist if standing.view.requests_per_minute <= most]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mesh.placement.decisions import Candidate
+from mesh.placement.decisions import Candidate, Merits
 from mesh.placement.view import InstanceView, PlacementRequest
 
 #: A hard condition of its own: returns why the instance is refused, or "" where it is fine.
@@ -33,14 +33,21 @@ class Placement:
 
     Attributes:
         chosen: instance id, or None.
-        message: one line for people.
+        why: it was chosen, or there is none, for people.
         candidates: best first, refused ones last; about `PlacementPolicy.explained` of them.
+        merits: of the chosen one.
     """
 
     chosen: str | None
     reason: PlacementReason
-    message: str
-    candidates: tuple[Candidate, ...]
+    why: str
+    candidates: tuple[Candidate, ...] = ()
+    merits: Merits | None = None
+
+    @property
+    def message(self) -> str:
+        """One line for people."""
+        return self.why if self.merits is None else f"{self.chosen} is {self.why}: {self.merits.text()}"
 
 
 @dataclass(frozen=True, slots=True)

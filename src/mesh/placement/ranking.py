@@ -5,8 +5,8 @@ decide about all of them at once. Each group has two orders: by room, for the in
 age, for all.
 """
 
-from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mesh.placement.constraints import Labels, TypeConstraints
@@ -75,43 +75,66 @@ class Partition:
     instances: tuple[InstanceView, ...]
 
 
+class Ranks:
+    """Standings in order, the best first.
+
+    Attributes:
+        keys: their places, ascending.
+        standings: those of the keys.
+    """
+
+    __slots__ = ("keys", "standings")
+
+    def __init__(self) -> None:
+        self.keys: list[Key] = []
+        self.standings: list[Standing] = []
+
+    def add(self, key: Key, standing: Standing) -> None:
+        """Takes one in at its place."""
+        at = bisect_left(self.keys, key)
+        self.keys.insert(at, key)
+        self.standings.insert(at, standing)
+
+    def remove(self, key: Key) -> None:
+        """Takes out the one at a place."""
+        at = bisect_left(self.keys, key)
+        del self.keys[at], self.standings[at]
+
+
 class Group:
-    """Instances with the same labels in the same zone."""
+    """Instances with the same labels in the same zone.
+
+    Attributes:
+        members: all of them.
+        by_room: those that are not full and not shutting down.
+        by_age: those that are not shutting down, in the order in which full ones are taken.
+    """
 
     def __init__(self, labels: Labels, zone: str) -> None:
         self.labels = labels
         self.zone = zone
         self.members: dict[str, Standing] = {}
-        #: The last item of a key is the instance's id.
-        self.by_room: list[Key] = []
-        self.by_age: list[Key] = []
+        self.by_room = Ranks()
+        self.by_age = Ranks()
         self._stats: ClusterStats | None = None
 
     def add(self, standing: Standing) -> None:
         """Takes in an instance that is not there."""
         self.members[standing.instance_id] = standing
-        insort(self.by_age, standing.age_key)
-        if standing.has_room(0):
-            insort(self.by_room, standing.room_key)
         self._stats = None
+        if not standing.view.shutting_down:
+            self.by_age.add(standing.age_key, standing)
+            if standing.has_room(0):
+                self.by_room.add(standing.room_key, standing)
 
     def remove(self, standing: Standing) -> None:
         """Takes out an instance that is there."""
         del self.members[standing.instance_id]
-        del self.by_age[bisect_left(self.by_age, standing.age_key)]
-        if standing.has_room(0):
-            del self.by_room[bisect_left(self.by_room, standing.room_key)]
         self._stats = None
-
-    def walk_room(self) -> Iterator[Standing]:
-        """Those that are not full, the best first."""
-        members = self.members
-        return (members[key[-1]] for key in self.by_room)  # type: ignore[index]
-
-    def walk_age(self) -> Iterator[Standing]:
-        """All, in the order in which full ones are taken."""
-        members = self.members
-        return (members[key[-1]] for key in self.by_age)  # type: ignore[index]
+        if not standing.view.shutting_down:
+            self.by_age.remove(standing.age_key)
+            if standing.has_room(0):
+                self.by_room.remove(standing.room_key)
 
     def stats(self) -> ClusterStats:
         """Of those that are not shutting down."""

@@ -1,18 +1,18 @@
 """The instances that can take one model, in order, and which of them are about as good as the best."""
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from heapq import heapify, heappop, merge
-from itertools import islice
+from itertools import islice, takewhile
 from operator import attrgetter
-from typing import Any
 
 from mesh.placement.constraints import Labels
 from mesh.placement.decisions import Candidate
 from mesh.placement.limits import size_text
 from mesh.placement.placements import InstanceFilter, PlacementPolicy, PlacementReason
-from mesh.placement.ranking import Group, RankedInstances
-from mesh.placement.standing import Standing
+from mesh.placement.ranking import Group, RankedInstances, Ranks
+from mesh.placement.standing import Key, Standing
 from mesh.placement.view import Exclusion, InstanceView, PlacementRequest
 
 _EXCLUSIONS = {
@@ -24,8 +24,11 @@ _EXCLUSIONS = {
     Exclusion.SUSPECT: ("did not answer a moment ago", PlacementReason.NO_INSTANCES),
 }
 
-_ROOM_KEY = attrgetter("room_key")
-_AGE_KEY = attrgetter("age_key")
+_Key = Callable[[Standing], Key]
+_ROOM_KEY: _Key = attrgetter("room_key")
+_AGE_KEY: _Key = attrgetter("age_key")
+#: Instances are looked at so many at a time: a shortlist, and some that cannot take the model.
+_BLOCK = 80
 
 #: Why an instance that can take the model is set aside, or "" where it is not.
 _Wish = Callable[[Standing], str]
@@ -34,27 +37,25 @@ _Wish = Callable[[Standing], str]
 class Lane:
     """The instances of one group that can take the model, in order, sorted out only as far as anybody looks."""
 
-    __slots__ = ("_source", "_valid", "group")
+    __slots__ = ("_blocks", "_found", "group")
 
-    def __init__(self, group: Group, source: Iterator[Standing]) -> None:
+    def __init__(self, group: Group, blocks: Iterator[list[Standing]]) -> None:
         self.group = group
-        self._source = source
-        self._valid: list[Standing] = []
+        self._blocks = blocks
+        self._found: list[Standing] = []
 
     def __iter__(self) -> Iterator[Standing]:
-        valid, position = self._valid, 0
-        while True:
-            while position < len(valid):
-                yield valid[position]
-                position += 1
-            following = next(self._source, None)
-            if following is None:
-                return
-            valid.append(following)
+        position = 0
+        while len(found := self.first_few(position + 1)) > position:
+            yield found[position]
+            position += 1
 
-    def first(self) -> Standing | None:
-        """The best of them."""
-        return self._valid[0] if self._valid else next(iter(self), None)
+    def first_few(self, number: int) -> list[Standing]:
+        """The best of them, so many at least, or all."""
+        found = self._found
+        while len(found) < number and (block := next(self._blocks, None)) is not None:
+            found += block
+        return found
 
 
 class Search:
@@ -114,13 +115,14 @@ class Search:
 
     def shortlist(self) -> list[Standing]:
         """Those about as good as the best, each judged by its own record; the best one first."""
-        most = self._policy.shortlist
-        short: list[Standing] = []
-        for standing in self._in_order(self._considered):
-            if len(short) == most or not self._is_about_as_good(standing):
-                break
-            short.append(standing)
-        return short
+        lanes, most = self._considered, self._policy.shortlist
+        first = (
+            lanes[0].first_few(most)[:most] if len(lanes) == 1 else list(islice(self._in_order(lanes), most))
+        )
+        if self._full:
+            # The further down, the younger: there is one place up to which all are about as good.
+            return first[: bisect_left(first, True, key=lambda one: not self._is_about_as_good(one))]
+        return list(takewhile(self._is_about_as_good, first))
 
     def is_as_good(self, instance_id: str) -> Standing | None:
         """The instance's standing where it is about as good as the best, else None."""
@@ -148,18 +150,57 @@ class Search:
 
     def _lanes_of(self, *, full: bool) -> list[Lane]:
         lanes = (self._lane(group, full=full) for group in self._eligible.groups)
-        return [lane for lane in lanes if lane.first() is not None]
+        return [lane for lane in lanes if lane.first_few(1)]
 
     def _lane(self, group: Group, *, full: bool) -> Lane:
-        laden, source = self._laden, group.walk_age() if full else group.walk_room()
-        if laden:
-            key = _AGE_KEY if full else _ROOM_KEY
-            more = _in_turn([laden[name] for name in laden if name in group.members], key)
-            source = merge((one for one in source if one.instance_id not in laden), more, key=key)
-        room, units = not full, self._request.units
-        return Lane(
-            group, (one for one in source if one.has_room(units) is room and self.refusal(one) is None)
+        blocks = self._in_blocks(
+            group, _AGE_KEY if full else _ROOM_KEY, group.by_age if full else group.by_room
         )
+        return Lane(group, map(self._full_takers if full else self._roomy_takers, blocks))
+
+    def _in_blocks(self, group: Group, key: _Key, ranks: Ranks) -> Iterator[list[Standing]]:
+        """Ranked instances in order, a few at a time; laden ones have another place than their records give them."""
+        laden, keys, standings = self._laden, ranks.keys, ranks.standings
+        moved = [one for name, one in laden.items() if name in group.members and not one.view.shutting_down]
+        start, end = 0, len(standings)
+        for one in _in_turn(moved, key):
+            place = bisect_left(keys, key(one), start)
+            for at in range(start, place, _BLOCK):
+                block = standings[at : min(at + _BLOCK, place)]
+                yield [other for other in block if other.instance_id not in laden]
+            yield [one]
+            start = place
+        for at in range(start, end, _BLOCK):
+            yield [other for other in standings[at : at + _BLOCK] if other.instance_id not in laden]
+
+    def _roomy_takers(self, block: list[Standing]) -> list[Standing]:
+        """Those of some instances that can take the model without an eviction."""
+        units = self._request.units
+        return self._not_refusing(
+            [one for one in block if one.free >= one.threshold and one.free >= units],
+        )
+
+    def _full_takers(self, block: list[Standing]) -> list[Standing]:
+        """Those of some instances that can take the model, but not without an eviction or hardly."""
+        request = self._request
+        units, used_ms = request.units, request.last_used_ms or self._now_ms
+        needed = units or self._ranked.default_model_units
+        return self._not_refusing(
+            [
+                one
+                for one in block
+                if (one.free < one.threshold or one.free < units)
+                and units <= one.view.capacity_units
+                and (one.view.oldest_used_ms < used_ms or one.free >= needed)
+            ]
+        )
+
+    def _not_refusing(self, block: list[Standing]) -> list[Standing]:
+        """Those that nothing speaks against but what they hold; all have the labels that they must have."""
+        if self._filters or self._avoid or not self._choosy:
+            return [one for one in block if self.refusal(one) is None]
+        excluded = self._request.excluded
+        return [one for one in block if one.instance_id not in excluded] if excluded else block
 
     def refusal(self, standing: Standing) -> tuple[str, PlacementReason] | None:
         """Why an instance cannot take the model; None where it can."""
@@ -233,7 +274,7 @@ class Search:
         """Goes on with some lanes alone, if there is one in them about as good as the best of all."""
         if not any(self._is_near(one) for lane in wished for one in lane):
             return False
-        self._considered = [lane for lane in wished if lane.first() is not None]
+        self._considered = [lane for lane in wished if lane.first_few(1)]
         self._wishes.append(wish)
         return True
 
@@ -290,7 +331,7 @@ class Search:
             yield from _merged(self._lanes_of(full=True), _AGE_KEY)
 
 
-def _in_turn(standings: list[Standing], key: Callable[[Standing], Any]) -> Iterator[Standing]:
+def _in_turn(standings: list[Standing], key: _Key) -> Iterator[Standing]:
     """In order, for callers who mostly look at the first few."""
     heap = [(key(one), one) for one in standings]
     heapify(heap)
@@ -298,7 +339,7 @@ def _in_turn(standings: list[Standing], key: Callable[[Standing], Any]) -> Itera
         yield heappop(heap)[1]
 
 
-def _merged(lanes: list[Lane], key: Callable[[Standing], Any]) -> Iterator[Standing]:
+def _merged(lanes: list[Lane], key: _Key) -> Iterator[Standing]:
     return iter(lanes[0]) if len(lanes) == 1 else merge(*lanes, key=key)
 
 
@@ -315,4 +356,4 @@ def _few_copies(copies: Counter[str], most: int, what: str, place_of: Callable[[
 
 
 def _narrowed(lane: Lane, wish: _Wish) -> Lane:
-    return Lane(lane.group, (one for one in lane if not wish(one)))
+    return Lane(lane.group, ([one] for one in lane if not wish(one)))

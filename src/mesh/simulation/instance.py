@@ -76,7 +76,7 @@ class Instance:
         self.requests_served = 0
         self.served_before = 0
         self.open_requests = 0
-        self.calls: set[Signal] = set()
+        self.calls: dict[Signal, None] = {}
         self._epoch = 0
         self._held_back: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._missed: set[str] = set()
@@ -175,13 +175,13 @@ class Instance:
             return
         if peer.paused:
             self.after(SILENCE_US, self._check_silence, peer, answer)
-        peer.calls.add(answer)
+        peer.calls[answer] = None
         handling = peer.start(handler(peer))
         self.start(self._reply(peer, handling, answer))
 
     def _reply(self, peer: "Instance", handling: Process, answer: Signal) -> Any:
         result = yield handling.ended
-        peer.calls.discard(answer)
+        peer.calls.pop(answer, None)
         if not peer.alive:
             return
         if peer.island != self.island:
@@ -203,8 +203,8 @@ class Instance:
         self.alive = self.healthy = False
         self.paused = False
         self._held_back.clear()
-        calls, self.calls = self.calls, set()
-        for answer in sorted(calls, key=id) if len(calls) > 1 else calls:
+        calls, self.calls = self.calls, {}
+        for answer in calls:
             self.agenda.after(self.world.scenario.hop_us, answer.set, UNREACHABLE)
 
     def pause(self) -> None:

@@ -121,7 +121,6 @@ class Loader:
         last_used_ms: int,
         urgent: bool,
         size: KnownSize = UNKNOWN_SIZE,
-        why: str = "",
         company: Company = ALONE,
     ) -> Signal:
         """Has a copy loaded here, or joins the load that is under way; the signal's value is a `LoadOutcome`."""
@@ -134,7 +133,7 @@ class Loader:
         wanted = self.wanted.get(model.model_id)
         if wanted is None:
             wanted = self.wanted[model.model_id] = Wanted(model, company, self._agenda.now_us, Signal())
-        self.handle(LoadRequested(model.model_id, last_used_ms, urgent, size, why))
+        self.handle(LoadRequested(model.model_id, last_used_ms, urgent, size))
         return wanted.outcome
 
     def all_copies(self) -> list[Copy]:

@@ -151,12 +151,11 @@ class Placer:
                 instance.is_live if attempt.copies == 1 else instance.stays,
                 loading_here=model_id in instance.loader.wanted,
             )
-            why = "a copy was expected here"
             if name is None:
                 placement = yield from self._choose(record, attempt)
                 if placement.chosen is None:
                     return last or NotPlaced(placement.reason.value, placement.message)
-                name, why = placement.chosen, placement.message
+                name = placement.chosen
                 if attempt.copies > 1:
                     attempt.excluded[name] = Exclusion.HAS_COPY
                 attempt.locations += 1
@@ -166,11 +165,10 @@ class Placer:
                     last_used_ms=attempt.last_used_ms,
                     urgent=attempt.urgent,
                     size=self._size_of(model_id, record),
-                    why=why,
                     company=_company(attempt),
                 )
             else:
-                outcome = yield from self._load_at(name, model, record, attempt, why)
+                outcome = yield from self._load_at(name, model, record, attempt)
             if not isinstance(outcome, LoadOutcome):
                 last = outcome
             else:
@@ -240,7 +238,7 @@ class Placer:
                 del self._reserved_at[name]
 
     def _load_at(
-        self, name: str, model: Model, record: ModelRecord, attempt: Attempt, why: str
+        self, name: str, model: Model, record: ModelRecord, attempt: Attempt
     ) -> Generator[Any, Any, LoadOutcome | NotPlaced]:
         instance, model_id = self._instance, model.model_id
         if not instance.is_live(name):
@@ -259,7 +257,6 @@ class Placer:
                 last_used_ms=attempt.last_used_ms,
                 urgent=attempt.urgent,
                 size=size,
-                why=why,
                 company=company,
             ),
         )
@@ -283,14 +280,13 @@ def _load_for_peer(
     last_used_ms: int,
     urgent: bool,
     size: KnownSize,
-    why: str,
     company: Company,
 ) -> Generator[Any, Any, LoadOutcome]:
     record = peer.client.model(model.model_id)
     if not size.learned and record is not None:
         size = KnownSize(learned=record.size_units)
     outcome: LoadOutcome = yield peer.loader.load(
-        model, last_used_ms=last_used_ms, urgent=urgent, size=size, why=why, company=company
+        model, last_used_ms=last_used_ms, urgent=urgent, size=size, company=company
     )
     return outcome
 

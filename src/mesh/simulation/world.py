@@ -2,8 +2,8 @@
 
 import gc
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from random import Random
 
 from mesh.placement import CacheLimits
@@ -25,6 +25,8 @@ START_MS = 1_800_000_000_000
 SETTLE_US = 2_000_000
 #: Moments of a run at which the figures so far are kept.
 MOMENTS = 200
+#: Objects that the garbage collector looks at together; see `_seldom_collected`.
+_COLLECT_AFTER = 200_000
 #: Requests in flight that a copy remembers before it forgets those that have ended.
 _REMEMBERED = 64
 
@@ -119,17 +121,13 @@ class World:
             self.agenda.at(SETTLE_US + warm_up_us, self._begin_to_count)
         every_us = max(1, (self.trace.duration_us - warm_up_us) // MOMENTS)
         self.agenda.at(SETTLE_US + warm_up_us, self._note_moment, every_us)
-        gc.collect()
-        gc.freeze()
-        try:
+        with _seldom_collected():
             self.go_on(SETTLE_US)
             self._requests()
             if until_us is not None:
                 self.go_on(until_us)
             else:
                 self._finish()
-        finally:
-            gc.unfreeze()
         return self.finished()
 
     def _finish(self) -> None:
@@ -473,6 +471,23 @@ class World:
         # Whoever writes from outside does not mind that an answer is lost: it is written.
         with suppress(OutcomeUnknown):
             self.store.transact(self.store.models, model.model_id, None, record)
+
+
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Keeps the cyclic garbage collector from looking at all that there is again and again.
+
+    A simulation makes millions of objects, and next to no cycles.
+    """
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER, 100, 1_000)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 def _told(record: ModelRecord | None) -> str:

@@ -162,7 +162,8 @@ class Demands:
     def __init__(self, figures: Callable[[], ScalingFigures]) -> None:
         self._figures = figures
         self._demands: dict[str, _Demand] = {}
-        self._used: set[str] = set()
+        #: Models used in this interval, in the order of their first use.
+        self._used: dict[str, None] = {}
         self._began_ms = 0
         self._intervals = 0
         self.busiest_percent = 0
@@ -183,7 +184,7 @@ class Demands:
             demand = self._demands[model_id] = _Demand(began_ms=now_ms, slot_ms=now_ms)
         if model_id not in self._used:
             demand.began_ms = self._began_ms or now_ms
-            self._used.add(model_id)
+            self._used[model_id] = None
         demand.used |= sample.requests > 0
         demand.answers += sample.answers
         demand.service_ms += sample.service_ms
@@ -236,7 +237,8 @@ class Demands:
             once before at the distance that the figures give.
         """
         figures = self._figures()
-        overloads, recurring, unfinished = [], [], set()
+        overloads, recurring = [], []
+        unfinished: dict[str, None] = {}
         self.busiest_percent = 0
         for model_id in self._used:
             demand = self._demands[model_id]
@@ -247,7 +249,7 @@ class Demands:
                     recurring.append(model_id)
             span_ms = now_ms - demand.began_ms
             if span_ms < figures.interval_ms // 2:
-                unfinished.add(model_id)
+                unfinished[model_id] = None
                 continue
             rpm, threshold = demand.requests * 60_000 // span_ms, demand.threshold(figures)
             self.busiest_percent = max(self.busiest_percent, 100 * rpm // threshold)
@@ -271,7 +273,7 @@ class Demands:
         demand = self._demands.setdefault(model_id, _Demand(now_ms))
         demand.judged_from_ms = now_ms + _CATCHING_UP_MS
         demand.restart(demand.judged_from_ms)
-        self._used.add(model_id)
+        self._used[model_id] = None
 
     def copies_changed(self, model_id: str, now_ms: int) -> None:
         """There are more or fewer copies of a model: what this one was asked until now says little any more."""
