@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+from math import inf
 from typing import Any
 
 from mesh.placement import events as ev
@@ -115,14 +116,16 @@ class LocalCache:
         books.out = out = list[do.Instruction]()
         books.now_ms = max(books.now_ms, now_ms)
         self._handlers[type(event)](event)
-        while (due := books.timers.pop_due(books.now_ms)) is not None:
+        timers = books.timers
+        while timers.next_ms <= books.now_ms and (due := timers.pop_due(books.now_ms)) is not None:
             self._fire(*due)
-        self._start_loads()
+        if self._queue or self._waiting:
+            self._start_loads()
         while books.room_changed:
             for entry in self._room.make():
                 self._queue.push(entry)
             self._start_loads()
-        if (wake_ms := books.timers.announce(books.now_ms)) is not None:
+        if timers.next_ms < inf and (wake_ms := timers.announce(books.now_ms)) is not None:
             out.append(do.WakeAt(wake_ms))
         return out
 
@@ -260,6 +263,7 @@ class LocalCache:
             self._books.tell_failure(entry.model_id, entry.failure, fresh=False)
         elif urgent and not entry.urgent:
             entry.urgent = True
+            self._room.changed_otherwise()
             if entry.state is CopyState.QUEUED:
                 self._queue.push(entry)
 
@@ -538,7 +542,7 @@ class LocalCache:
 
     def _fire(self, due: Due, model_id: str, load_id: int) -> None:
         if due is Due.ROOM_RETRY:
-            self._room.retry()
+            self._room.look_again()
         elif due is Due.DRAIN_CHECK:
             self._departures.check(model_id)
         else:

@@ -154,7 +154,7 @@ class Departures:
             self._books.memory.unloading -= unload.units
             if (entry := self._end(unload)) is not None:
                 waited.append(entry)
-        self._books.memory.lost = 0
+        self._books.memory.regain()
         self._books.room_changed = True
         self._stuck.clear()
         return waited

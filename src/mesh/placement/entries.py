@@ -124,6 +124,10 @@ class LoadQueue:
         self._heap: list[tuple[bool, int, int, Entry]] = []
         self._tickets = count(1)
 
+    def __len__(self) -> int:
+        """Places in it, also of entries that have left."""
+        return len(self._heap)
+
     def push(self, entry: Entry) -> None:
         """Queues an entry, or moves one whose urgency has changed."""
         entry.queue_ticket = ticket = next(self._tickets)

@@ -4,8 +4,9 @@ Events that answer an instruction carry its ``load_id``, so that a late answer a
 never taken for one about its successor.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from mesh.placement.limits import CacheLimits
 from mesh.placement.sizes import UNKNOWN_SIZE, KnownSize
@@ -23,8 +24,7 @@ class RemovalReason(StrEnum):
     RUNTIME_LOST = "runtime_lost"
 
 
-@dataclass(frozen=True, slots=True)
-class LoadRequested:
+class LoadRequested(msgspec.Struct, frozen=True, gc=False):
     """Someone wants a copy here. Ends in exactly one `ReportLoaded`, `ReportFailed` or `ReportRefused`.
 
     Requests for a model that is on its way already are merged with the first and share its report.
@@ -43,16 +43,14 @@ class LoadRequested:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Registered:
+class Registered(msgspec.Struct, frozen=True, gc=False):
     """The model's record in the registry now lists this instance (answer to `Register`)."""
 
     model_id: str
     load_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class RegistrationRefused:
+class RegistrationRefused(msgspec.Struct, frozen=True, gc=False):
     """The instance is not to load the model after all: another one was first, or the registry failed.
 
     Attributes:
@@ -68,8 +66,7 @@ class RegistrationRefused:
     enough_copies: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SizePredicted:
+class SizePredicted(msgspec.Struct, frozen=True, gc=False):
     """Answer to `PredictSize`; ``units`` is None where the runtime cannot tell, failed or took too long."""
 
     model_id: str
@@ -77,8 +74,7 @@ class SizePredicted:
     units: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class LoadFinished:
+class LoadFinished(msgspec.Struct, frozen=True, gc=False):
     """The runtime has loaded the model and can be asked.
 
     Attributes:
@@ -93,8 +89,7 @@ class LoadFinished:
     load_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SizeMeasured:
+class SizeMeasured(msgspec.Struct, frozen=True, gc=False):
     """Answer to `MeasureSize`; None keeps the predicted size."""
 
     model_id: str
@@ -102,8 +97,7 @@ class SizeMeasured:
     units: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class LoadFailed:
+class LoadFailed(msgspec.Struct, frozen=True, gc=False):
     """The load ended with an error.
 
     Attributes:
@@ -120,16 +114,14 @@ class LoadFailed:
     load_started: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class LoadTimedOut:
+class LoadTimedOut(msgspec.Struct, frozen=True, gc=False):
     """The load took longer than `StartLoad.timeout_ms` and was cancelled by the shell."""
 
     model_id: str
     load_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Used:
+class Used(msgspec.Struct, frozen=True, gc=False):
     """What the data plane tells of one local copy since it last told.
 
     Attributes:
@@ -142,8 +134,7 @@ class Used:
     in_flight: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ProtectionChanged:
+class ProtectionChanged(msgspec.Struct, frozen=True, gc=False):
     """How far a model is kept from being evicted, by its `CopyPolicy`; it need not be here.
 
     Attributes:
@@ -156,8 +147,7 @@ class ProtectionChanged:
     pinned: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SizeDeclared:
+class SizeDeclared(msgspec.Struct, frozen=True, gc=False):
     """The model's owner has declared its size, or takes that back; it need not be here.
 
     Attributes:
@@ -168,46 +158,40 @@ class SizeDeclared:
     units: int
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveRequested:
+class RemoveRequested(msgspec.Struct, frozen=True, gc=False):
     """The copy is to go, loaded or on its way; unknown models are fine."""
 
     model_id: str
     reason: RemovalReason
 
 
-@dataclass(frozen=True, slots=True)
-class CopyClosed:
+class CopyClosed(msgspec.Struct, frozen=True, gc=False):
     """The data plane sends the copy no more requests and none is in flight (answer to `CloseCopy`)."""
 
     model_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class CopyBusy:
+class CopyBusy(msgspec.Struct, frozen=True, gc=False):
     """Requests are in flight (answer to `CloseCopy`); unless it drains, the copy goes on as before."""
 
     model_id: str
     in_flight: int
 
 
-@dataclass(frozen=True, slots=True)
-class UnloadFinished:
+class UnloadFinished(msgspec.Struct, frozen=True, gc=False):
     """The runtime has let go of the model; not knowing it counts too (answer to `StartUnload`)."""
 
     model_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class UnloadFailed:
+class UnloadFailed(msgspec.Struct, frozen=True, gc=False):
     """The runtime may still hold the model's memory (answer to `StartUnload`)."""
 
     model_id: str
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeLost:
+class RuntimeLost(msgspec.Struct, frozen=True, gc=False):
     """The runtime answered a request that it does not know the model: the memory is free already.
 
     Attributes:
@@ -219,28 +203,24 @@ class RuntimeLost:
     asked_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class RuntimeRestarted:
+class RuntimeRestarted(msgspec.Struct, frozen=True, gc=False):
     """The runtime has come back with no model loaded: all its memory is free, lost memory included.
 
     Loads under way are left to their own answers, which will be failures.
     """
 
 
-@dataclass(frozen=True, slots=True)
-class LimitsChanged:
+class LimitsChanged(msgspec.Struct, frozen=True, gc=False):
     """The runtime has come back with other figures; what does not fit any more is evicted."""
 
     limits: CacheLimits
 
 
-@dataclass(frozen=True, slots=True)
-class ShutdownStarted:
+class ShutdownStarted(msgspec.Struct, frozen=True, gc=False):
     """No load is begun any more; those that have not reached the runtime are refused. Copies stay."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(msgspec.Struct, frozen=True, gc=False):
     """Time has passed; due where `WakeAt` says so, harmless at any other time."""
 
 

@@ -4,8 +4,9 @@ They are to be started in the order given; those of one model that write to the 
 `Deregister`, `ReportFailed`, `ForgetFailure`) must also take effect in that order.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from mesh.placement.sizes import SizeSource
 
@@ -57,8 +58,7 @@ class EvictionReason(StrEnum):
     CAPACITY_CHANGED = "capacity_changed"
 
 
-@dataclass(frozen=True, slots=True)
-class Register:
+class Register(msgspec.Struct, frozen=True, gc=False):
     """Enter this instance in the model's record; answer `Registered` or `RegistrationRefused`."""
 
     model_id: str
@@ -66,16 +66,14 @@ class Register:
     last_used_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class PredictSize:
+class PredictSize(msgspec.Struct, frozen=True, gc=False):
     """Ask the runtime for the model's size, at the same time as `Register`; answer `SizePredicted`."""
 
     model_id: str
     load_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class StartLoad:
+class StartLoad(msgspec.Struct, frozen=True, gc=False):
     """Load; answer one of `LoadFinished`, `LoadFailed` and `LoadTimedOut`.
 
     Attributes:
@@ -91,24 +89,21 @@ class StartLoad:
     queued_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class CancelLoad:
+class CancelLoad(msgspec.Struct, frozen=True, gc=False):
     """Cancel the call; its answer is not waited for and ignored where it comes."""
 
     model_id: str
     load_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class MeasureSize:
+class MeasureSize(msgspec.Struct, frozen=True, gc=False):
     """Ask the runtime how large the loaded model is; answer `SizeMeasured`."""
 
     model_id: str
     load_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class CloseCopy:
+class CloseCopy(msgspec.Struct, frozen=True, gc=False):
     """Take the copy out of the data plane and answer `CopyClosed` or `CopyBusy` at once.
 
     Attributes:
@@ -122,8 +117,7 @@ class CloseCopy:
     drain: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Deregister:
+class Deregister(msgspec.Struct, frozen=True, gc=False):
     """Remove this instance from the model's record, and its copy from the route where it still is in it.
 
     Attributes:
@@ -135,16 +129,14 @@ class Deregister:
     last_used_ms: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class StartUnload:
+class StartUnload(msgspec.Struct, frozen=True, gc=False):
     """Unload, not before ``not_before_ms``, epoch milliseconds; answer `UnloadFinished` or `UnloadFailed`."""
 
     model_id: str
     not_before_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReportLoaded:
+class ReportLoaded(msgspec.Struct, frozen=True, gc=False):
     """The copy is there: give it a route and tell those who wait. Also the answer where it was there already.
 
     Attributes:
@@ -156,8 +148,7 @@ class ReportLoaded:
     fresh: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ReportSize:
+class ReportSize(msgspec.Struct, frozen=True, gc=False):
     """The runtime has told how large a copy is: remember it for the model's next placement.
 
     Attributes:
@@ -172,8 +163,7 @@ class ReportSize:
     source: SizeSource
 
 
-@dataclass(frozen=True, slots=True)
-class ReportFailed:
+class ReportFailed(msgspec.Struct, frozen=True, gc=False):
     """Tell those who wait and, where ``fresh``, move this instance from copies to failures in the record.
 
     Attributes:
@@ -190,8 +180,7 @@ class ReportFailed:
     fresh: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ReportRefused:
+class ReportRefused(msgspec.Struct, frozen=True, gc=False):
     """Tell those who wait; nothing is recorded. A `Deregister` comes along where one is needed."""
 
     model_id: str
@@ -200,15 +189,13 @@ class ReportRefused:
     retry_elsewhere: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ForgetFailure:
+class ForgetFailure(msgspec.Struct, frozen=True, gc=False):
     """The failure is old enough: remove it from the model's record."""
 
     model_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReportEvicted:
+class ReportEvicted(msgspec.Struct, frozen=True, gc=False):
     """For metrics and `mesh explain`; what is to be done about it comes as further instructions.
 
     Attributes:
@@ -227,8 +214,7 @@ class ReportEvicted:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReportCapacityLost:
+class ReportCapacityLost(msgspec.Struct, frozen=True, gc=False):
     """A model could not be unloaded, and the memory it may hold is not counted on any more."""
 
     model_id: str
@@ -237,8 +223,7 @@ class ReportCapacityLost:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class WakeAt:
+class WakeAt(msgspec.Struct, frozen=True, gc=False):
     """Send a `Tick` at this time (epoch milliseconds). Does not cancel an earlier one."""
 
     time_ms: int

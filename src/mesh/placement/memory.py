@@ -11,26 +11,25 @@ class Memory:
     the runtime really holds at this moment; they decide when a load may start, and stay within the whole
     capacity. Only a model that turns out larger than predicted can push either over: then nothing enters until
     evictions have made up for it.
+
+    Attributes:
+        capacity: what entries may hold.
     """
 
-    __slots__ = ("_buffer", "_total", "lost", "resident", "unloading", "used")
+    __slots__ = ("_buffer", "_total", "capacity", "lost", "resident", "unloading", "used")
 
     def __init__(self, limits: CacheLimits) -> None:
-        self.set_limits(limits)
         self.used = 0
         self.resident = 0
         self.unloading = 0
         self.lost = 0
+        self.set_limits(limits)
 
     def set_limits(self, limits: CacheLimits) -> None:
         """The runtime has this much."""
         self._total = limits.capacity
         self._buffer = limits.unload_buffer
-
-    @property
-    def capacity(self) -> int:
-        """What entries may hold."""
-        return max(0, self._total - self._buffer - self.lost)
+        self._lose(self.lost)
 
     @property
     def free(self) -> int:
@@ -65,4 +64,12 @@ class Memory:
     def give_up(self, units: int) -> None:
         """A model cannot be unloaded."""
         self.unloading -= units
-        self.lost += units
+        self._lose(self.lost + units)
+
+    def regain(self) -> None:
+        """What could not be unloaded is gone after all."""
+        self._lose(0)
+
+    def _lose(self, units: int) -> None:
+        self.lost = units
+        self.capacity = max(0, self._total - self._buffer - units)

@@ -5,7 +5,7 @@ decide about all of them at once. Each group has two orders: by room, for the in
 age, for all.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -101,6 +101,49 @@ class Ranks:
         del self.keys[at], self.standings[at]
 
 
+class _Sums:
+    """Figures of some instances, kept as they come and go."""
+
+    __slots__ = ("_capacity", "_free", "_full", "_loads", "_models", "_oldest_ms", "_used")
+
+    def __init__(self) -> None:
+        self._capacity = self._used = self._free = self._models = self._loads = self._full = 0
+        #: Of each instance, ascending.
+        self._oldest_ms: list[int] = []
+
+    def add(self, standing: Standing) -> None:
+        """One comes."""
+        insort(self._oldest_ms, standing.view.oldest_used_ms)
+        self._count(standing, 1)
+
+    def remove(self, standing: Standing) -> None:
+        """One goes."""
+        del self._oldest_ms[bisect_left(self._oldest_ms, standing.view.oldest_used_ms)]
+        self._count(standing, -1)
+
+    def _count(self, standing: Standing, sign: int) -> None:
+        view = standing.view
+        self._capacity += sign * view.capacity_units
+        self._used += sign * view.used_units
+        self._free += sign * view.free_units
+        self._models += sign * view.models
+        self._loads += sign * view.loads_in_progress
+        self._full += 0 if standing.has_room(0) else sign
+
+    def stats(self) -> ClusterStats:
+        """Of those that are there."""
+        return ClusterStats(
+            instances=len(self._oldest_ms),
+            capacity_units=self._capacity,
+            used_units=self._used,
+            free_units=self._free,
+            oldest_used_ms=self._oldest_ms[0] if self._oldest_ms else NEVER_USED_MS,
+            models=self._models,
+            full=self._full,
+            loads_in_progress=self._loads,
+        )
+
+
 class Group:
     """Instances with the same labels in the same zone.
 
@@ -116,13 +159,13 @@ class Group:
         self.members: dict[str, Standing] = {}
         self.by_room = Ranks()
         self.by_age = Ranks()
-        self._stats: ClusterStats | None = None
+        self._staying = _Sums()
 
     def add(self, standing: Standing) -> None:
         """Takes in an instance that is not there."""
         self.members[standing.instance_id] = standing
-        self._stats = None
         if not standing.view.shutting_down:
+            self._staying.add(standing)
             self.by_age.add(standing.age_key, standing)
             if standing.has_room(0):
                 self.by_room.add(standing.room_key, standing)
@@ -130,28 +173,15 @@ class Group:
     def remove(self, standing: Standing) -> None:
         """Takes out an instance that is there."""
         del self.members[standing.instance_id]
-        self._stats = None
         if not standing.view.shutting_down:
+            self._staying.remove(standing)
             self.by_age.remove(standing.age_key)
             if standing.has_room(0):
                 self.by_room.remove(standing.room_key)
 
     def stats(self) -> ClusterStats:
         """Of those that are not shutting down."""
-        if self._stats is None:
-            staying = [one for one in self.members.values() if not one.view.shutting_down]
-            views = [one.view for one in staying]
-            self._stats = ClusterStats(
-                instances=len(views),
-                capacity_units=sum(view.capacity_units for view in views),
-                used_units=sum(view.used_units for view in views),
-                free_units=sum(view.free_units for view in views),
-                oldest_used_ms=min((view.oldest_used_ms for view in views), default=NEVER_USED_MS),
-                models=sum(view.models for view in views),
-                full=sum(1 for one in staying if not one.has_room(0)),
-                loads_in_progress=sum(view.loads_in_progress for view in views),
-            )
-        return self._stats
+        return self._staying.stats()
 
 
 @dataclass(frozen=True, slots=True)

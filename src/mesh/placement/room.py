@@ -10,6 +10,9 @@ from mesh.placement.victims import Limit, Search, find_victims
 
 #: A copy with requests in flight is left alone for so long; a search that found too little pauses for it.
 BUSY_HOLD_MS = 100
+#: After so long it searches again also where there is no hope: what it waits for may be out of reach by now, since
+#: copies were used, and then the load is to be refused soon.
+_PATIENCE_MS = 500
 #: More than any model lacks.
 _ANY_UNITS = 2**63
 #: Copies that may answer "busy" before all searching pauses.
@@ -33,6 +36,8 @@ class Room:
         self._busy_answers = 0
         #: What a load may lack at most, after a search has shown that no more is to be had for now.
         self._within_reach = _ANY_UNITS
+        #: No sooner is more to be had than that search has shown, unless something else changes.
+        self._hope_ms = 0
 
     def ask(self, entry: Entry) -> None:
         """Has room made for an entry when `make` is next called."""
@@ -66,7 +71,9 @@ class Room:
         """
         books, memory = self._books, self._books.memory
         books.room_changed = False
+        hopes_ms: list[int] = []
         if memory.free < 0:
+            hopes_ms.append(0)
             self._shed()
         admitted = []
         free = self._free_after_closings()
@@ -86,6 +93,7 @@ class Room:
                         self._push_out(victim, entry.model_id, do.EvictionReason.ROOM)
                 elif search.victims or search.later:
                     self._within_reach = 0 if search.victims else search.available_units
+                    hopes_ms.append(search.hope_ms)
                     continue
                 else:
                     books.refuse(entry, *self._refusal(entry, search))
@@ -95,11 +103,26 @@ class Room:
                 self._admit(entry)
                 admitted.append(entry)
         self._asking = [entry for entry in self._asking if not entry.gone and entry.state is CopyState.NEW]
+        # What is loaded from now on is safe for a while.
+        patience_ms = min(_PATIENCE_MS, books.limits.just_loaded_ms)
+        self._hope_ms = min(*hopes_ms, books.now_ms + patience_ms) if hopes_ms else 0
         if self._within_reach != _ANY_UNITS:
             self._retry_later()
             for entry in self._asking:
                 books.limit_wait(entry)
         return admitted
+
+    def look_again(self) -> None:
+        """It is time to see whether copies that were busy still are."""
+        self._retry_ms = 0
+        if self._books.now_ms < self._hope_ms:
+            self._retry_later()
+        else:
+            self.retry()
+
+    def changed_otherwise(self) -> None:
+        """An entry is not what it was when it was last looked at, though there is no more room for that."""
+        self._hope_ms = 0
 
     def retry(self) -> None:
         """Copies that were busy may not be any more."""

@@ -122,7 +122,7 @@ class Search:
         if self._full:
             # The further down, the younger: there is one place up to which all are about as good.
             return first[: bisect_left(first, True, key=lambda one: not self._is_about_as_good(one))]
-        return list(takewhile(self._is_about_as_good, first))
+        return list(takewhile(self._has_about_as_much_room(), first))
 
     def is_as_good(self, instance_id: str) -> Standing | None:
         """The instance's standing where it is about as good as the best, else None."""
@@ -287,13 +287,24 @@ class Search:
     # Who is about as good
 
     def _is_about_as_good(self, one: Standing) -> bool:
+        if not self._full:
+            return self._has_about_as_much_room()(one)
         best, policy = self.best, self._policy
-        if one.rounds > best.rounds or one.view.version < best.view.version:
-            return False
-        if self._full:
-            return self._is_about_as_old(one, policy.lru_gap_ms, policy.lru_gap_share)
-        return one.free >= policy.least_free_share * best.free and (
-            one.models < policy.even_models or one.models <= policy.most_models_share * best.models
+        return (
+            one.rounds <= best.rounds
+            and one.view.version >= best.view.version
+            and self._is_about_as_old(one, policy.lru_gap_ms, policy.lru_gap_share)
+        )
+
+    def _has_about_as_much_room(self) -> Callable[[Standing], bool]:
+        best, policy = self.best, self._policy
+        rounds, version, few = best.rounds, best.view.version, policy.even_models
+        least_free, most_models = policy.least_free_share * best.free, policy.most_models_share * best.models
+        return lambda one: (
+            one.free >= least_free
+            and (one.models < few or one.models <= most_models)
+            and one.rounds <= rounds
+            and one.view.version >= version
         )
 
     def _is_about_as_old(self, one: Standing, gap_ms: int, share: float) -> bool:

@@ -3,6 +3,7 @@
 from enum import Enum
 from heapq import heappop, heappush
 from itertools import count
+from math import inf
 
 
 class Due(Enum):
@@ -15,11 +16,16 @@ class Due(Enum):
 
 
 class Timers:
-    """Timers in order of time. They are not cancelled: who set one sees whether it still means anything."""
+    """Timers in order of time. They are not cancelled: who set one sees whether it still means anything.
 
-    __slots__ = ("_announced_ms", "_heap", "_sequence")
+    Attributes:
+        next_ms: when the first one is due; infinite where none is set.
+    """
+
+    __slots__ = ("_announced_ms", "_heap", "_sequence", "next_ms")
 
     def __init__(self) -> None:
+        self.next_ms: float = inf
         self._heap: list[tuple[int, int, Due, str, int]] = []
         self._sequence = count()
         self._announced_ms: int | None = None
@@ -27,11 +33,13 @@ class Timers:
     def set(self, time_ms: int, due: Due, model_id: str = "", load_id: int = 0) -> None:
         """Sets one."""
         heappush(self._heap, (time_ms, next(self._sequence), due, model_id, load_id))
+        self.next_ms = self._heap[0][0]
 
     def pop_due(self, now_ms: int) -> tuple[Due, str, int] | None:
         """Returns: what is due, for which model and load, or None."""
         if self._heap and self._heap[0][0] <= now_ms:
             _, _, due, model_id, load_id = heappop(self._heap)
+            self.next_ms = self._heap[0][0] if self._heap else inf
             return due, model_id, load_id
         return None
 

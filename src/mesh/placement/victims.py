@@ -53,6 +53,8 @@ class Search:
         limit: why there is no more to be had.
         next_used_ms: last use of the entry at the limit.
         available_units: what could be evicted now.
+        hope_ms: where that is too little: no sooner is more to be had, unless entries change otherwise than by time;
+            0 where that is not known.
     """
 
     victims: tuple[Entry, ...]
@@ -60,6 +62,7 @@ class Search:
     limit: Limit = Limit.NONE
     next_used_ms: int = 0
     available_units: int = 0
+    hope_ms: int = 0
 
 
 class EvictionOrder:
@@ -153,6 +156,7 @@ def find_victims(
     passed: list[Entry] = []
     idle: list[Entry] = []
     idle_units = busy_units = newer_used_ms = 0
+    hope_ms = NEVER_USED_MS
     while len(passed) - len(idle) < _PASSED_AT_MOST and (entry := order.pop(churn_before_ms)) is not None:
         passed.append(entry)
         state = entry.state
@@ -160,12 +164,15 @@ def find_victims(
             continue
         if entry.last_used_ms >= newcomer_used_ms:
             newer_used_ms = newer_used_ms or entry.last_used_ms
+            hope_ms = min(hope_ms, entry.last_used_ms)
             continue
         if (state is CopyState.LOADED and entry.safe_until_ms > now_ms) or not (
             state in _MAY_GO or (displaces and state is CopyState.QUEUED and not entry.urgent)
         ):
             # What is on its way now can go once those who wait for it have been served.
             busy_units += entry.units
+            if state is CopyState.LOADED:
+                hope_ms = min(hope_ms, entry.safe_until_ms)
             continue
         idle.append(entry)
         idle_units += entry.units
@@ -174,7 +181,11 @@ def find_victims(
     order.put_back(passed)
     if idle_units < shortage:
         limit, next_used_ms = _limit(order, newcomer_used_ms, newer_used_ms, churn_before_ms)
-        return Search((), idle_units + busy_units >= shortage, limit, next_used_ms, idle_units)
+        if len(passed) - len(idle) >= _PASSED_AT_MOST:
+            hope_ms = 0
+        elif (recent := order.oldest_recent(churn_before_ms)) is not None:
+            hope_ms = min(hope_ms, recent.last_used_ms + now_ms - churn_before_ms)
+        return Search((), idle_units + busy_units >= shortage, limit, next_used_ms, idle_units, hope_ms)
     if len(idle) > order.max_victims:
         idle = nlargest(order.max_victims, idle, key=lambda entry: entry.units)
         idle_units = sum(entry.units for entry in idle)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Generator
 from heapq import heappop, heappush
 from typing import Any, Protocol
 
+#: The first moment of every simulation, epoch milliseconds.
+START_MS = 1_800_000_000_000
 #: A process: yields microseconds to wait, or a `Signal` to wait for.
 Steps = Generator["int | Signal", Any, Any]
 
@@ -16,7 +18,7 @@ class Signal:
     def __init__(self) -> None:
         self.done = False
         self.value: Any = None
-        self._waiting: list[Process] = []
+        self._waiting: list[Process] | None = None
 
     def set(self, value: Any = None) -> None:
         """It happens; a second time is nothing."""
@@ -24,41 +26,59 @@ class Signal:
             return
         self.done = True
         self.value = value
-        waiting, self._waiting = self._waiting, []
-        for process in waiting:
-            process.resume(value)
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            for process in waiting:
+                process.resume(value)
 
     def wait(self, process: "Process") -> None:
         """Has a process go on when it happens."""
-        self._waiting.append(process)
+        if self._waiting is None:
+            self._waiting = [process]
+        else:
+            self._waiting.append(process)
 
 
 class Owner(Protocol):
-    """Whose process it is: a process of one that is gone goes no further, one of a paused owner goes on later."""
+    """Whose process it is: a process of one that is gone goes no further, one of a paused owner goes on later.
+
+    Attributes:
+        epoch: a process begun in another one goes no further.
+        paused: it stands still.
+    """
+
+    epoch: int
+    paused: bool
 
     def admits(self, epoch: int, process: "Process", value: Any) -> bool:
         """Whether a process begun in an epoch may take a step now; keeps it where it may later."""
 
 
-class Process:
+class Process(Signal):
     """A generator that is carried through simulated time.
 
-    Attributes:
-        ended: set with what the generator returned, or with None where its owner went away.
+    As a signal it is set when it ends: with what the generator returned, or with None where its owner went away.
     """
 
-    __slots__ = ("_agenda", "_epoch", "_owner", "_steps", "ended")
+    __slots__ = ("_agenda", "_epoch", "_owner", "_steps")
 
     def __init__(self, agenda: "Agenda", steps: Steps, owner: Owner | None, epoch: int) -> None:
         self._agenda = agenda
         self._steps = steps
         self._owner = owner
         self._epoch = epoch
-        self.ended = Signal()
+        self.done = False
+        self.value = None
+        self._waiting = None
 
     def resume(self, value: Any) -> None:
         """Takes steps until it has to wait."""
-        if self._owner is not None and not self._owner.admits(self._epoch, self, value):
+        owner = self._owner
+        if (
+            owner is not None
+            and (owner.epoch != self._epoch or owner.paused)
+            and not owner.admits(self._epoch, self, value)
+        ):
             return
         steps = self._steps
         try:
@@ -73,12 +93,12 @@ class Process:
                     self._agenda.after(wanted, self.resume, None)
                     return
         except StopIteration as end:
-            self.ended.set(end.value)
+            self.set(end.value)
 
     def abandon(self) -> None:
         """Goes no further."""
         self._steps.close()
-        self.ended.set(None)
+        self.set(None)
 
 
 class Agenda:
@@ -96,6 +116,11 @@ class Agenda:
         self.happened = 0
         self._entered = 0
         self._heap: list[tuple[int, int, Callable[..., object], tuple[Any, ...]]] = []
+
+    @property
+    def now_ms(self) -> int:
+        """Epoch milliseconds."""
+        return START_MS + self.now_us // 1_000
 
     def at(self, time_us: int, action: Callable[..., object], *arguments: Any) -> None:
         """Enters an action; a time that is past means now."""

@@ -38,8 +38,7 @@ def leave(instance: "Instance") -> Generator[Any, Any, None]:
             under_way = [
                 instance.start(_hand_over(instance, copy, handed_over, tried)) for copy in copies[:AT_ONCE]
             ]
-            for one in under_way:
-                yield one.ended
+            yield from under_way
         elif not instance.loader.cache.loads_in_progress and others_can_load(instance):
             break
         yield LOOK_AGAIN_US

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mesh.placement import CacheLimits, EvictionPolicy, LoadTimes, LocalCache, RemovalReason
 from mesh.registry import InstanceRecord, ModelRecord
-from mesh.simulation.agenda import Agenda, Process, Signal, Steps
+from mesh.simulation.agenda import START_MS, Agenda, Process, Signal, Steps
 from mesh.simulation.loader import Loader
 from mesh.simulation.models import Copy
 from mesh.simulation.peers import PeersSeen
@@ -38,6 +38,7 @@ class Instance:
 
     Attributes:
         alive: it has not crashed or left.
+        epoch: grows when it dies: what was begun before goes no further.
         healthy: it is alive, not paused, not leaving, and nothing is wrong between it and the others.
         troubled_us: when something last began or ended to be wrong with it.
         island: instances on different ones cannot reach each other; 0 has the registry.
@@ -77,7 +78,7 @@ class Instance:
         self.served_before = 0
         self.open_requests = 0
         self.calls: dict[Signal, None] = {}
-        self._epoch = 0
+        self.epoch = 0
         self._held_back: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._missed: set[str] = set()
         self._missed_instances: dict[str, InstanceRecord | None] = {}
@@ -96,7 +97,7 @@ class Instance:
     @property
     def now_ms(self) -> int:
         """Epoch milliseconds."""
-        return self.world.now_ms
+        return START_MS + self.agenda.now_us // 1_000
 
     @property
     def registry_troubled(self) -> bool:
@@ -131,14 +132,16 @@ class Instance:
 
     def start(self, steps: Steps) -> Process:
         """Starts a process that ends with the instance and stands still while it is paused."""
-        return self.agenda.start(steps, self, self._epoch)
+        process = Process(self.agenda, steps, self, self.epoch)
+        process.resume(None)
+        return process
 
     def after(self, delay_us: int, action: Callable[..., None], *arguments: Any) -> None:
         """Does something later, if the instance is there then."""
-        self.agenda.after(delay_us, self._do, self._epoch, action, arguments)
+        self.agenda.after(delay_us, self._do, self.epoch, action, arguments)
 
     def _do(self, epoch: int, action: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-        if epoch != self._epoch:
+        if epoch != self.epoch:
             return
         if self.paused:
             self._held_back.append((action, arguments))
@@ -147,7 +150,7 @@ class Instance:
 
     def admits(self, epoch: int, process: Process, value: Any) -> bool:
         """See `Owner`."""
-        if epoch != self._epoch:
+        if epoch != self.epoch:
             process.abandon()
             return False
         if self.paused:
@@ -180,7 +183,7 @@ class Instance:
         self.start(self._reply(peer, handling, answer))
 
     def _reply(self, peer: "Instance", handling: Process, answer: Signal) -> Any:
-        result = yield handling.ended
+        result = yield handling
         peer.calls.pop(answer, None)
         if not peer.alive:
             return
@@ -199,7 +202,7 @@ class Instance:
 
     def crash(self) -> None:
         """Dies at once, with its model server."""
-        self._epoch += 1
+        self.epoch += 1
         self.alive = self.healthy = False
         self.paused = False
         self._held_back.clear()
@@ -210,10 +213,10 @@ class Instance:
     def pause(self) -> None:
         """Stands still, as a process that is stopped or starved; its model server as well."""
         self.paused = True
-        self.agenda.after(SILENCE_US, self._fall_silent, self._epoch)
+        self.agenda.after(SILENCE_US, self._fall_silent, self.epoch)
 
     def _fall_silent(self, epoch: int) -> None:
-        if self.paused and epoch == self._epoch:
+        if self.paused and epoch == self.epoch:
             for answer in tuple(self.calls):
                 answer.set(UNREACHABLE)
 
@@ -222,7 +225,7 @@ class Instance:
         self.paused = False
         held_back, self._held_back = self._held_back, []
         for action, arguments in held_back:
-            self.agenda.after(0, self._do, self._epoch, action, arguments)
+            self.agenda.after(0, self._do, self.epoch, action, arguments)
 
     def restart_server(self) -> list[Copy]:
         """Its model server dies; returns the copies that were there."""

@@ -80,7 +80,7 @@ class Placer:
                 beside=set(tried),
             )
             placing = self._instance.start(self._placing(model, attempt))
-            if not placing.ended.done:
+            if not placing.done:
                 self.placing[model.model_id] = placing
         elif urgent:
             self._instance.loader.hurry(model.model_id)
@@ -120,7 +120,7 @@ class Placer:
         under_way = [instance.start(self._place(model, attempt)) for attempt in attempts]
         added = 0
         for one in under_way:
-            found = yield one.ended
+            found = yield one
             added += isinstance(found, Found)
         return added
 

@@ -3,6 +3,8 @@
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from mesh.placement import NEVER_USED_MS, InstanceView, is_significant_change
 from mesh.registry import EMPTY_CACHE, InstanceRecord, LeaseGone, RegistryError
 
@@ -22,6 +24,33 @@ SESSION_TTL_US = 25_000_000
 KEEP_ALIVE_US = 5_000_000
 
 
+class _State(msgspec.Struct, frozen=True, gc=False):
+    """What changes of an instance's record, as `mesh.placement.PublishedInstance` names it."""
+
+    oldest_use: int
+    count: int
+    capacity: int
+    used: int
+    loading_threads: int
+    loads_in_progress: int
+    request_rate: int
+    shutting_down: bool
+    type_rules: str = ""
+
+    @classmethod
+    def of(cls, record: InstanceRecord) -> "_State":
+        return cls(
+            record.oldest_use,
+            record.count,
+            record.capacity,
+            record.used,
+            record.loading_threads,
+            record.loads_in_progress,
+            record.request_rate,
+            record.shutting_down,
+        )
+
+
 class Presence:
     """Publishes one simulated instance.
 
@@ -35,12 +64,13 @@ class Presence:
         self.leaving = False
         self.lease = 0
         self._granted_us = 0
-        self._written: InstanceRecord | None = None
+        self._written: _State | None = None
         self._written_us = 0
         self._look_us: int | None = None
         self._writing = False
         self._withdrawn = False
         self._unchanging: InstanceRecord | None = None
+        self._labels = frozenset(instance.labels)
         self._requests = 0
         self._rate = 0
 
@@ -77,19 +107,33 @@ class Presence:
         yield from self._renew_lease()
         self.publish()
 
+    def _state(self) -> "_State":
+        """What may change of the record, as it should be now."""
+        told, cache = self._told, self._instance.loader.cache
+        if not self._instance.loader.available:
+            return _State.of(told)
+        oldest_ms = cache.oldest_used_ms
+        return _State(
+            EMPTY_CACHE if oldest_ms == NEVER_USED_MS else oldest_ms,
+            len(cache),
+            cache.capacity_units,
+            cache.used_units + cache.pending_units,
+            cache.limits.loader_threads,
+            cache.loads_in_progress,
+            told.request_rate,
+            told.shutting_down,
+        )
+
     def record(self) -> InstanceRecord:
         """The record as it should be now."""
-        instance, cache = self._instance, self._instance.loader.cache
-        if not instance.loader.available:
-            return self._told
-        oldest_ms = cache.oldest_used_ms
+        state = self._state()
         return self._told.but(
-            oldest_use=EMPTY_CACHE if oldest_ms == NEVER_USED_MS else oldest_ms,
-            count=len(cache),
-            capacity=cache.capacity_units,
-            used=cache.used_units + cache.pending_units,
-            loading_threads=cache.limits.loader_threads,
-            loads_in_progress=cache.loads_in_progress,
+            oldest_use=state.oldest_use,
+            count=state.count,
+            capacity=state.capacity,
+            used=state.used,
+            loading_threads=state.loading_threads,
+            loads_in_progress=state.loads_in_progress,
         )
 
     @property
@@ -115,7 +159,20 @@ class Presence:
         """As a place for a model; None where it takes none."""
         if not self._instance.loader.available or self.leaving:
             return None
-        return view_of(self._instance.instance_id, self.record())
+        instance, state = self._instance, self._state()
+        return InstanceView(
+            instance.instance_id,
+            capacity_units=state.capacity,
+            used_units=state.used,
+            oldest_used_ms=state.oldest_use,
+            models=state.count,
+            loader_threads=state.loading_threads,
+            loads_in_progress=state.loads_in_progress,
+            requests_per_minute=state.request_rate,
+            zone=instance.zone,
+            labels=self._labels,
+            start_time_ms=instance.started_ms,
+        )
 
     def changed(self) -> None:
         """Something may have changed: look at the record soon."""
@@ -133,7 +190,7 @@ class Presence:
         self._look_us = None
         if self._writing or self._withdrawn or self._written is None:
             return
-        current = self.record()
+        current = self._state()
         since_ms = (self._instance.agenda.now_us - self._written_us) // 1_000
         if is_significant_change(self._written, current, since_ms):
             self.publish()
@@ -158,7 +215,8 @@ class Presence:
         instance = self._instance
         while True:
             record = None if self._withdrawn else self.record()
-            self._written, self._written_us = record, instance.agenda.now_us
+            self._written = None if record is None else _State.of(record)
+            self._written_us = instance.agenda.now_us
             try:
                 yield from instance.client.put_instance(instance.instance_id, record, self.lease)
             except LeaseGone:

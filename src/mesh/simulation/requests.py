@@ -60,7 +60,7 @@ class Requests:
                     placing = instance.placer.ensure_copy(
                         model, urgent=True, tried=frozenset(failed - {instance.instance_id})
                     )
-                    found = yield placing.ended
+                    found = yield placing
                     if not isinstance(found, Found):
                         reason = found.reason if isinstance(found, NotPlaced) else "broken_off"
                         world.request_failed(instance, model, arrived_us, reason)

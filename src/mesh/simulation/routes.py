@@ -14,6 +14,9 @@ WORD_TTL_US = 10_000_000
 SUSPICION_TTL_US = 5_000_000
 
 
+_NO_COPIES = usable_copies((), 0.0, 0)
+
+
 class Routes:
     """What one simulated instance knows of copies beyond the registry."""
 
@@ -63,6 +66,10 @@ class Routes:
         started = {name: now_ms for name, until_us in words.items() if until_us > now_us}
         confirmed = set(started)
         record = instance.client.model(model_id)
+        if not (started or serving or (record is not None and record.copies)) and (
+            model_id not in instance.loader.wanted
+        ):
+            return _NO_COPIES
         if record is not None:
             started |= record.copies
             confirmed.update(record.ready)

@@ -8,7 +8,7 @@ from random import Random
 
 from mesh.placement import CacheLimits
 from mesh.registry import InstanceRecord, ModelRecord, OutcomeUnknown
-from mesh.simulation.agenda import Agenda
+from mesh.simulation.agenda import START_MS, Agenda
 from mesh.simulation.instance import Instance
 from mesh.simulation.models import Copy, Model
 from mesh.simulation.peers import PeersSeen
@@ -19,8 +19,6 @@ from mesh.simulation.scenario import Scenario
 from mesh.simulation.store import SharedStore
 from mesh.simulation.trace import Trace
 
-#: The first moment of every simulation, epoch milliseconds.
-START_MS = 1_800_000_000_000
 #: Requests begin when the instances are there.
 SETTLE_US = 2_000_000
 #: Moments of a run at which the figures so far are kept.
@@ -72,7 +70,7 @@ class World:
     @property
     def now_ms(self) -> int:
         """Epoch milliseconds."""
-        return START_MS + self.agenda.now_us // 1_000
+        return self.agenda.now_ms
 
     def ms_at(self, time_us: int) -> int:
         """Epoch milliseconds of a simulated time."""
