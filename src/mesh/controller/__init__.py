@@ -1,0 +1,1 @@
+"""The Kubernetes controller: makes a mesh of annotated InferenceServices, Predictors and ServingRuntimes."""
