@@ -7,7 +7,7 @@ milliseconds.
 from mesh.placement.attempts import MAX_ROUNDS, After, Attempt, LoadAnswer, failed_too_often
 from mesh.placement.bootstrap import Bootstrap
 from mesh.placement.cache import CopyView, LocalCache
-from mesh.placement.choose import choose
+from mesh.placement.choose import NO_HOME, choose
 from mesh.placement.constraints import DEFAULT_TYPE, TypeConstraints, TypeRule
 from mesh.placement.decisions import Candidate, Decision, DecisionKind, DecisionRing
 from mesh.placement.entries import CopyState
@@ -99,6 +99,7 @@ __all__ = [
     "DEFAULT_TYPE",
     "MAX_ROUNDS",
     "NEVER_USED_MS",
+    "NO_HOME",
     "UNIT_BYTES",
     "UNKNOWN_SIZE",
     "After",

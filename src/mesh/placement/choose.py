@@ -115,6 +115,10 @@ def _without_busy(
     return [standing for standing in shortlist if standing.view.requests_per_minute <= most]
 
 
+#: How a refusal begins where no instance has the labels that a model's type requires, as in KServe ModelMesh; the
+#: controller tells by it what is missing.
+NO_HOME = "There are no running instances that meet the label requirements of type "
+
 #: Which refusal to tell where there are several kinds: the one that a user can do most about.
 _TELLING = (
     PlacementReason.NO_ROOM,
@@ -130,10 +134,7 @@ def _nowhere(request: PlacementRequest, search: Search, policy: PlacementPolicy)
     reason = next((kind for kind in _TELLING if kind in kinds), PlacementReason.NO_INSTANCES)
     if refused and not search.any_eligible:
         required = ", ".join(sorted(search.required))
-        message = (
-            "There are no running instances that meet the label requirements of type "
-            f"{request.model_type}: [{required}]"
-        )
+        message = f"{NO_HOME}{request.model_type}: [{required}]"
     elif not refused:
         message = f"No instance is there for model {request.model_id}"
     else:

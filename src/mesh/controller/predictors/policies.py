@@ -2,19 +2,15 @@
 
 import re
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from typing import Any
 
 from mesh.controller.predictors.predictor import InvalidSpec
+from mesh.controller.quantities import parse_quantity
 from mesh.placement import CopyPolicy, InvalidPolicy
 
 #: What an annotation of ours begins with.
 PREFIX = "modelmesh.serving.kserve.io/"
 
-_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(Ki|Mi|Gi|Ti|k|M|G|T)?")
-_FACTORS = {None: 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12} | {
-    unit: 1024**power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti"), 1)
-}
 _DURATION = re.compile(r"(\d+)(ms|s|m|h|d)")
 _MILLISECONDS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
@@ -63,10 +59,7 @@ def _milliseconds(value: str) -> int:
 
 
 def _bytes(value: str) -> int:
-    found = _QUANTITY.fullmatch(value)
-    if found is None:
-        raise ValueError('it must be a quantity such as "500Mi"')
-    return int(Decimal(found.group(1)) * _FACTORS[found.group(2)])
+    return int(parse_quantity(value))
 
 
 _ANNOTATIONS: dict[str, tuple[str, Callable[[str], int | bool]]] = {

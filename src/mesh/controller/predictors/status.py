@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from mesh.controller.runtimes.labels import NO_RUNTIME_LABEL
+from mesh.placement import NO_HOME
 from mesh.protos.model_mesh_pb2 import ModelStatusInfo, VModelStatusInfo
 
-#: How the mesh begins to say that no instance may take a model: the controller tells by it what is missing.
-NO_HOME = "There are no running instances that meet the label requirements of type "
-#: The label that no instance has; types that no runtime supports require it.
-NO_RUNTIME = "_no_runtime"
 #: A failure that is about now, not about one event, keeps its time for so long: each change of the status brings the
 #: resource back to the controller, as in KServe ModelMesh. Seconds.
 _SAME_TIME_S = 20
@@ -139,7 +137,7 @@ def _decode(status: ModelStatusInfo | None, unknown: ModelState) -> _Decoded:
         return _Decoded(state, FailureReason.LOAD_FAILED, message) if message else _Decoded(state)
     if not message.startswith(NO_HOME):
         return _Decoded(state, FailureReason.LOAD_FAILED, message)
-    if not message.endswith(f"[{NO_RUNTIME}]"):
+    if not message.endswith(f"[{NO_RUNTIME_LABEL}]"):
         return _Decoded(
             ModelState.LOADING,
             FailureReason.RUNTIME_UNHEALTHY,
