@@ -44,6 +44,10 @@ COMMANDS: Mapping[str, Entry] = {
     ),
     "dump": Entry("mesh.cli.dump:dump", "Print the whole state of an instance, for finding faults."),
     "serve": Entry("mesh.cli.serve:serve", "Run one instance beside a model server, as in a pod."),
+    "controller": Entry(
+        "mesh.cli.controller:controller",
+        "Run meshes in a Kubernetes cluster, for annotated InferenceServices.",
+    ),
     "puller": Entry(
         "mesh.cli.puller:puller",
         "Run the puller as a process of its own, beside a model server that cannot pull.",

@@ -116,6 +116,62 @@ def runtime_deployment(
     }
 
 
+def made_of(runtime: Runtime, configuration: Configuration, surroundings: Surroundings) -> dict[str, Any]:
+    """All that a runtime's pods depend on, as JSON; the same in each release for what stays the same.
+
+    A member that a later release adds is left out where it has its default.
+    """
+    annotations = {
+        name: value
+        for name, value in runtime.annotations.items()
+        if name in {"maxLoadingConcurrency", "perModelConcurrencyLimit", READ_ONLY_ANNOTATION}
+    }
+    proxy, metrics, tls = configuration.rest_proxy, configuration.metrics, configuration.tls
+    return {
+        "runtime": [runtime.kind, runtime.name, dict(runtime.spec), annotations],
+        "service": [configuration.service_name, configuration.service_port],
+        "image": [configuration.mesh_image.reference, list(configuration.mesh_image.command)],
+        "resources": configuration.mesh_resources.written(),
+        "metrics": [metrics.enabled, metrics.port, metrics.scheme, metrics.per_model],
+        "rest": [proxy.port, proxy.skip_verify, proxy.image.reference, proxy.resources.written()]
+        if proxy.enabled
+        else [],
+        "tls": [tls.secret_name, tls.client_auth, surroundings.has_ca],
+        "pods": [
+            dict(configuration.pod_labels),
+            dict(configuration.pod_annotations),
+            list(configuration.image_pull_secrets),
+            configuration.service_account_name,
+        ],
+        "mesh": [
+            configuration.access_logging,
+            configuration.max_message_bytes,
+            list(configuration.payload_processors),
+            [list(variable) for variable in configuration.environment],
+        ],
+        "storage": [configuration.storage_secret_name, surroundings.etcd_secret, list(surroundings.claims)],
+    }
+
+
+def disruption_budget(runtime: Runtime, configuration: Configuration, namespace: str) -> dict[str, Any]:
+    """The PodDisruptionBudget of a runtime: one pod leaves at a time, so that others can take its models over."""
+    name = deployment_name(runtime, configuration)
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": controlled_labels(configuration.service_name) | {"name": name},
+            "ownerReferences": [owned_by(runtime)],
+        },
+        "spec": {
+            "maxUnavailable": 1,
+            "selector": {"matchLabels": {SERVICE_LABEL: configuration.service_name, "name": name}},
+        },
+    }
+
+
 def _annotations(runtime: Runtime, configuration: Configuration) -> dict[str, str]:
     metrics = configuration.metrics
     scrape = {

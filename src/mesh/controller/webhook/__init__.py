@@ -1,5 +1,6 @@
 """The validating webhook for runtimes."""
 
 from mesh.controller.webhook.review import review
+from mesh.controller.webhook.server import PATH, Webhook
 
-__all__ = ["review"]
+__all__ = ["PATH", "Webhook", "review"]

@@ -1,0 +1,80 @@
+"""``mesh controller``: the Kubernetes controller."""
+
+import click
+
+
+@click.command()
+@click.option(
+    "--metrics-addr", default=":8080", show_default=True, help="Where /metrics is served; :0 for nowhere."
+)
+@click.option(
+    "--health-probe-bind-address",
+    default=":8081",
+    show_default=True,
+    help="Where /healthz and /readyz are served; :0 for nowhere.",
+)
+@click.option("--enable-leader-election", is_flag=True, help="Of several controllers, let one lead.")
+@click.option("--leader-elect-type", type=click.Choice(["lease"]), default="lease", show_default=True)
+@click.option(
+    "--leader-elect-lease-duration-sec",
+    "lease",
+    default="15s",
+    show_default=True,
+    help="Another may lead when the Lease was not renewed for so long.",
+)
+@click.option("--leader-elect-lease-renew-deadline-sec", "renew", default="10s", show_default=True)
+@click.option("--leader-elect-retry-period-sec", "retry", default="2s", show_default=True)
+@click.option(
+    "--webhook-port", type=click.IntRange(0, 65535), default=0, help="Serve the webhook; 0 for not."
+)
+@click.option(
+    "--webhook-certificates",
+    type=click.Path(file_okay=False),
+    default="/tmp/k8s-webhook-server/serving-certs",  # noqa: S108 - where manifests of this kind mount them
+    show_default=True,
+    help="Directory of tls.crt and tls.key.",
+)
+def controller(
+    *,
+    metrics_addr: str,
+    health_probe_bind_address: str,
+    enable_leader_election: bool,
+    leader_elect_type: str,
+    lease: str,
+    renew: str,
+    retry: str,
+    webhook_port: int,
+    webhook_certificates: str,
+) -> None:
+    """Run meshes in a Kubernetes cluster: for annotated InferenceServices, Predictors and ServingRuntimes.
+
+    Outside a cluster it uses your kubeconfig. Settings come from the environment by the names of KServe ModelMesh:
+    NAMESPACE, POD_NAME, CONTROLLER_DEPLOYMENT, ETCD_SECRET_NAME, NAMESPACE_SCOPE, ENABLE_ISVC_WATCH, ENABLE_CSR_WATCH,
+    ENABLE_SECRET_WATCH, DEV_MODE_LOGGING; of our own CONFIG_DEFAULTS_FILE.
+    """
+    import os
+    from pathlib import Path
+
+    try:
+        from mesh.controller.process import run_controller
+    except ImportError as missing:
+        raise click.ClickException(
+            f"{missing}: install the controller's libraries with `pip install 'model-mesh[controller]'`"
+        ) from None
+    from mesh.controller.settings import Election, InvalidSetting, read_address, read_duration, read_settings
+
+    try:
+        election = Election(read_duration(lease), read_duration(renew), read_duration(retry))
+        settings = read_settings(
+            os.environ,
+            metrics_address=read_address(metrics_addr),
+            probe_address=read_address(health_probe_bind_address),
+            election=election if enable_leader_election else None,
+            webhook_port=webhook_port,
+            webhook_certificates=Path(webhook_certificates),
+        )
+    except InvalidSetting as problem:
+        raise click.ClickException(str(problem)) from None
+    problem_told = run_controller(settings, debug="DEV_MODE_LOGGING" in os.environ)
+    if problem_told:
+        raise click.ClickException(problem_told)
