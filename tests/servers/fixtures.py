@@ -13,6 +13,7 @@ from tests.servers import azure as azure_server
 from tests.servers import etcd as etcd_server
 from tests.servers import gcs as gcs_server
 from tests.servers import kafka as kafka_server
+from tests.servers import kubernetes as kubernetes_server
 from tests.servers import mlserver as ml_server
 from tests.servers import prometheus as prometheus_server
 from tests.servers import registry as oci_registry
@@ -23,6 +24,7 @@ from tests.servers.cache import Recipe, ServerUnavailableError
 from tests.servers.etcd import EtcdCluster, EtcdServer, RootUser
 from tests.servers.gcs import GcsServer
 from tests.servers.kafka import KafkaBroker
+from tests.servers.kubernetes import ControlPlane
 from tests.servers.mlserver import MLServer
 from tests.servers.registry import OciRegistry
 from tests.servers.s3 import S3Server
@@ -36,6 +38,7 @@ PROGRAMS: dict[str, Callable[[], Recipe]] = {
     "etcd_program": etcd_server.recipe,
     "gcs_program": gcs_server.recipe,
     "kafka_program": kafka_server.recipe,
+    "kubernetes_program": kubernetes_server.recipe,
     "mlserver_program": ml_server.recipe,
     "prometheus_program": prometheus_server.recipe,
     "registry_program": oci_registry.recipe,
@@ -291,3 +294,25 @@ def triton(triton_program: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def kubernetes_program() -> Path:
+    """The folder with the Kubernetes control plane."""
+    return _program("kubernetes_program")
+
+
+@pytest.fixture(scope="session")
+def cluster(kubernetes_program: Path) -> Iterator[ControlPlane]:
+    """A Kubernetes cluster with fake nodes, one for all tests: each uses a namespace of its own."""
+    shared_memory = Path("/dev/shm")
+    folder = Path(
+        tempfile.mkdtemp(prefix="mesh-kube-", dir=shared_memory if shared_memory.is_dir() else None)
+    )
+    plane = ControlPlane(kubernetes_program, folder)
+    try:
+        plane.start(fake_nodes=2)
+        yield plane
+    finally:
+        plane.stop()
+        shutil.rmtree(folder, ignore_errors=True)
