@@ -56,15 +56,16 @@ def controller(
     from pathlib import Path
 
     try:
+        from mesh.controller.cluster import Terms
         from mesh.controller.process import run_controller
     except ImportError as missing:
         raise click.ClickException(
             f"{missing}: install the controller's libraries with `pip install 'model-mesh[controller]'`"
         ) from None
-    from mesh.controller.settings import Election, InvalidSetting, read_address, read_duration, read_settings
+    from mesh.controller.settings import InvalidSetting, read_address, read_duration, read_settings
 
     try:
-        election = Election(read_duration(lease), read_duration(renew), read_duration(retry))
+        election = Terms(read_duration(lease), read_duration(renew), read_duration(retry))
         settings = read_settings(
             os.environ,
             metrics_address=read_address(metrics_addr),

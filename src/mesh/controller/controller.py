@@ -104,15 +104,8 @@ class Controller:
             if election is None:
                 await self._work()
             else:
-                await lead(
-                    self._client,
-                    self._settings.namespace,
-                    self._settings.identity,
-                    self._work,
-                    lease_s=election.lease_s,
-                    renew_deadline_s=election.renew_deadline_s,
-                    retry_s=election.retry_s,
-                )
+                settings = self._settings
+                await lead(self._cluster, settings.namespace, settings.identity, election, self._work)
             raise LeadershipLost
 
     async def _work(self) -> None:

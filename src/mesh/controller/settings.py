@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from mesh.controller.cluster import Terms
+
 DEFAULT_ETCD_SECRET = "model-serving-etcd"  # noqa: S105
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _DEPLOYMENT = re.compile(r"(.*)-.*-.*")
@@ -24,21 +26,6 @@ class Switch(Enum):
     OFF = "off"
     ON = "on"
     WHERE_POSSIBLE = "where possible"
-
-
-@dataclass(frozen=True, slots=True)
-class Election:
-    """How several controllers find one that leads.
-
-    Attributes:
-        lease_s: after which another may lead, once the Lease is not renewed.
-        renew_deadline_s: after which the one that leads gives up.
-        retry_s: between attempts.
-    """
-
-    lease_s: float = 15.0
-    renew_deadline_s: float = 10.0
-    retry_s: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +58,7 @@ class ControllerSettings:
     secrets: Switch = Switch.WHERE_POSSIBLE
     config_map: str = "model-serving-config"
     defaults_file: Path | None = None
-    election: Election | None = None
+    election: Terms | None = None
     metrics_address: tuple[str, int] = ("", 8080)
     probe_address: tuple[str, int] = ("", 8081)
     webhook_port: int = 0

@@ -22,7 +22,7 @@ from mesh.controller.cluster.kinds import (
     VOLUME_CLAIMS,
     Kind,
 )
-from mesh.controller.cluster.leadership import lead
+from mesh.controller.cluster.leadership import Terms, lead
 from mesh.controller.cluster.queue import Again, WorkQueue
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "Kind",
     "Object",
     "Recorder",
+    "Terms",
     "WorkQueue",
     "covers",
     "fingerprint",

@@ -144,6 +144,16 @@ class Cluster:
         path = kind.path(wanted["metadata"].get("namespace", ""))
         return await self._call("POST", path, {"fieldManager": FIELD_MANAGER}, wanted)
 
+    async def replace(self, kind: Kind, changed: Mapping[str, Any]) -> Object:
+        """Writes an object whole that has not changed since it was read.
+
+        Raises:
+            ClusterError: it was changed meanwhile, or the server refused or did not answer.
+        """
+        metadata = changed["metadata"]
+        path = kind.path(metadata.get("namespace", ""), metadata["name"])
+        return await self._call("PUT", path, {"fieldManager": FIELD_MANAGER}, changed)
+
     async def replace_status(self, kind: Kind, changed: Mapping[str, Any]) -> Object:
         """Writes the status of an object that has not changed since it was read.
 

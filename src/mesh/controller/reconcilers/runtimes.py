@@ -44,6 +44,8 @@ _log = logging.getLogger(__name__)
 _UNUSED_SINCE = "modelmesh.serving.kserve.io/unused-since"
 #: Of what the pods were made. While that is the same they stay as they are, whatever a newer controller would make.
 _MADE_OF = "modelmesh.serving.kserve.io/made-of"
+#: Of the pods that a controller made of that.
+_MADE_AS = "modelmesh.serving.kserve.io/made-as"
 
 RuntimeKey = tuple[str, str]
 
@@ -109,7 +111,7 @@ class RuntimeReconciler:
         wanted = self._deployment(namespace, runtime, users, scale)
         if live is None or (live["spec"].get("replicas") != scale.replicas):
             _log.info("%s of %s: %d pods, since %s", name, namespace, scale.replicas, scale.why)
-        await self._writer.apply(view.deployments, _unchanged_where_made_of_the_same(wanted, live))
+        await self._writer.apply(view.deployments, _with_pods_that_may_stay(wanted, live))
         await self._writer.apply(view.budgets, disruption_budget(runtime, configuration, namespace))
         if scale.autoscaled and autoscaling is not None:
             await self._writer.apply(
@@ -209,14 +211,15 @@ def _live(deployment: Object | None) -> Live | None:
     return Live(deployment["spec"].get("replicas", 1), int(written) if written.isdigit() else None)
 
 
-def _unchanged_where_made_of_the_same(wanted: dict[str, Any], live: Object | None) -> dict[str, Any]:
-    """The wanted Deployment, with the pods that are there where they were made of the same.
+def _with_pods_that_may_stay(wanted: dict[str, Any], live: Object | None) -> dict[str, Any]:
+    """The wanted Deployment, with the pods that are there where a newer controller makes others of the same.
 
-    So a newer controller, which may make something else of the same, restarts nothing.
+    So a new release of the controller restarts nothing. What others changed in the pods is still set right.
     """
-    if live is None:
+    mark = wanted["metadata"]["annotations"]
+    mark[_MADE_AS] = fingerprint(wanted["spec"]["template"])
+    known = {} if live is None else live["metadata"].get("annotations") or {}
+    if live is None or known.get(_MADE_OF) != mark[_MADE_OF] or known.get(_MADE_AS) == mark[_MADE_AS]:
         return wanted
-    made_of = (live["metadata"].get("annotations") or {}).get(_MADE_OF)
-    if made_of != wanted["metadata"]["annotations"][_MADE_OF]:
-        return wanted
+    mark[_MADE_AS] = known.get(_MADE_AS, "")
     return {**wanted, "spec": {**wanted["spec"], "template": live["spec"]["template"]}}
