@@ -63,6 +63,7 @@ def controller(
             f"{missing}: install the controller's libraries with `pip install 'model-mesh[controller]'`"
         ) from None
     from mesh.controller.settings import InvalidSetting, read_address, read_duration, read_settings
+    from mesh.instance.logs import configure
 
     try:
         election = Terms(read_duration(lease), read_duration(renew), read_duration(retry))
@@ -76,6 +77,7 @@ def controller(
         )
     except InvalidSetting as problem:
         raise click.ClickException(str(problem)) from None
-    problem_told = run_controller(settings, debug="DEV_MODE_LOGGING" in os.environ)
+    configure("DEBUG" if "DEV_MODE_LOGGING" in os.environ else "INFO")
+    problem_told = run_controller(settings)
     if problem_told:
         raise click.ClickException(problem_told)

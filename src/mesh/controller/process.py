@@ -14,20 +14,18 @@ from mesh.controller.controller import Controller, LeadershipLost
 from mesh.controller.probes import QueueMetrics, serve_metrics, serve_probes
 from mesh.controller.settings import ControllerSettings, InvalidSetting
 from mesh.controller.webhook import Webhook
-from mesh.instance.logs import configure
 
 _log = logging.getLogger(__name__)
 #: Connections to the API server: one for each kind that is followed, and for calls.
 _CONNECTIONS = 64
 
 
-def run_controller(settings: ControllerSettings, *, debug: bool = False) -> str:
+def run_controller(settings: ControllerSettings) -> str:
     """Runs the controller until SIGTERM or SIGINT.
 
     Returns:
         Why it ended by itself; "" where it was told to.
     """
-    configure("DEBUG" if debug else "INFO")
     return asyncio.run(_run(settings))
 
 
