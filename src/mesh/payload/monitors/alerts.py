@@ -19,7 +19,8 @@ from mesh.payload.processor import Event
 
 _log = logging.getLogger(__name__)
 
-_NAMED = 5
+#: Drifted features in a line for people, and in the event's values: the furthest.
+_NAMED, _TOLD = 5, 20
 _KEPT = 100
 _ATTEMPTS = 4
 _FIRST_DELAY_S = 0.5
@@ -39,6 +40,7 @@ def alerts(watched: Watched, before: Judgement | None, now: Judgement) -> Iterat
     if bool(drifted) != bool(before and before.drifted):
         values = common | {
             "kind": "drift",
+            "drifted": len(drifted),
             "features": [
                 {
                     "name": feature.name,
@@ -46,7 +48,7 @@ def alerts(watched: Watched, before: Judgement | None, now: Judgement) -> Iterat
                     "distance": feature.distance,
                     "p_value": feature.p_value,
                 }
-                for feature in drifted
+                for feature in drifted[:_TOLD]
             ],
         }
         if drifted:

@@ -93,6 +93,14 @@ def joined(parts: Sequence[Mapping[str, Array]]) -> Columns:
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
+def split(columns: Mapping[str, Array], rows: int) -> tuple[Columns, Columns]:
+    """The first so many rows, and the others."""
+    return (
+        {name: values[:rows] for name, values in columns.items()},
+        {name: values[rows:] for name, values in columns.items()},
+    )
+
+
 def count_rows(columns: Mapping[str, Array]) -> int:
     """How many rows there are."""
     return len(next(iter(columns.values()))) if columns else 0

@@ -123,12 +123,15 @@ class Monitor:
         return Watched(payload.model_id, "", payload.kind) if payload.model_id else None
 
     def _add(self, watched: Watched, watch: Watch, columns: Columns, at: float) -> Iterator[Event]:
+        columns = watch.learn(columns)
+        if watch.ready_to_learn:
+            yield self._learn(watched, watch)
+        if watch.reference is None:
+            return
         before = watch.latest
         for judgement in watch.add(columns, at):
             yield from alerts(watched, before, judgement)
             before = judgement
-        if watch.ready_to_learn:
-            yield self._learn(watched, watch)
 
     def _learn(self, watched: Watched, watch: Watch) -> Event:
         columns = watch.take_learnt()

@@ -10,9 +10,8 @@ from mesh.tensors import Array
 #: Reference values further than this many robust deviations from the median count as so far, so that a few wrong ones
 #: do not make everything look usual.
 _CLIP = 5.0
-#: Of a normal distribution: one standard deviation over the median, and over the mean, of absolute deviations.
+#: Of a normal distribution: one standard deviation over the median of absolute deviations.
 _FROM_MEDIAN_DEVIATION = 1.4826
-_FROM_MEAN_DEVIATION = 1.2533
 _RIDGE = 1e-6
 
 
@@ -20,10 +19,10 @@ _RIDGE = 1e-6
 class OutlierScore:
     """Scores rows by their distance from a reference.
 
-    Features are centred at their median and scaled by their median absolute deviation (by the mean one, where more than
-    half of the values are the same); the covariance is shrunk as Ledoit and Wolf have it ("A well-conditioned estimator
-    for large-dimensional covariance matrices", J. Multivariate Analysis 88, 2004), so that it can be inverted however
-    few rows there are. The score is the Mahalanobis distance (1936), divided by the square root of the number of
+    Features are centred at their median and scaled by their median absolute deviation (by the standard deviation, where
+    more than half of the values are the same); the covariance is shrunk as Ledoit and Wolf have it ("A well-conditioned
+    estimator for large-dimensional covariance matrices", J. Multivariate Analysis 88, 2004), so that it can be inverted
+    however few rows there are. The score is the Mahalanobis distance (1936), divided by the root of the number of
     features: about 1 for a usual row.
 
     Attributes:
@@ -53,10 +52,12 @@ class OutlierScore:
         present[:, np.isnan(present).all(axis=0)] = 0.0
         centre: Array = np.nanmedian(present, axis=0)
         deviations = np.abs(present - centre)
-        scale: Array = np.nanmedian(deviations, axis=0) * _FROM_MEDIAN_DEVIATION
-        scale = np.where(scale > 0, scale, np.nanmean(deviations, axis=0) * _FROM_MEAN_DEVIATION)
+        robust: Array = np.nanmedian(deviations, axis=0) * _FROM_MEDIAN_DEVIATION
+        scale: Array = np.where(robust > 0, robust, np.sqrt(np.nanmean(deviations**2, axis=0)))
         scale = np.where(scale > 0, scale, 1.0)
-        scaled = np.clip(_scaled(rows, centre, scale), -_CLIP, _CLIP)
+        # What is nearly always the same has nothing but rare values to tell how it varies.
+        clip = np.where(robust > 0, _CLIP, np.inf)
+        scaled = np.clip(_scaled(rows, centre, scale), -clip, clip)
         # One half to fit, the other to see how far rows are that it was not fitted to.
         fitted = scaled[::2]
         mean = fitted.mean(axis=0)

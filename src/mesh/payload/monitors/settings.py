@@ -63,7 +63,9 @@ class MonitorMembers(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         metric_features: features of a model that have series of their own, those that have drifted furthest.
     """
 
-    sides: Annotated[list[Literal["request", "response"]], msgspec.Meta(min_length=1)] = ["request"]
+    sides: Annotated[list[Literal["request", "response"]], msgspec.Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: ["request"]
+    )
     by: Literal["model", "vmodel"] = "model"
     reference: str = ""
     learn_rows: Annotated[int, msgspec.Meta(ge=FEWEST_ROWS, le=1_000_000)] = 1_000

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mesh.payload.monitors.features import Columns, count_rows, joined
+from mesh.payload.monitors.features import Columns, count_rows, joined, split
 from mesh.payload.monitors.reference import Feature, Reference
 from mesh.payload.monitors.statistics import kolmogorov_smirnov, population_stability_index
 from mesh.payload.monitors.windows import Windows, WindowShape
 from mesh.tensors import Array
+
+_LOOSE_PARTS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +116,27 @@ class Watch:
         self._learning: list[Columns] = []
         self._windows = self._open(reference)
 
+    def learn(self, columns: Columns) -> Columns:
+        """Keeps rows to learn from, while there is no reference and as far as they are needed.
+
+        Returns: the rest.
+        """
+        if self.reference is not None:
+            return columns
+        kept, rest = split(columns, self._learn_rows - self.learnt_rows)
+        self._learning.append(kept)
+        if len(self._learning) > _LOOSE_PARTS:
+            # Many small arrays take many times the memory of what is in them.
+            self._learning = [joined(self._learning)]
+        self.learnt_rows += count_rows(kept)
+        return rest
+
     def add(self, columns: Columns, at: float) -> Iterator[Judgement]:
-        """Takes the rows of one message and judges each window that they complete."""
-        if self.reference is None:
-            # Not needed before the last row is there: see `ready_to_learn`.
-            self._learning.append(columns)
-            self.learnt_rows += count_rows(columns)
-            return
+        """Judges each window that rows of one message complete; there must be a reference."""
+        assert self.reference is not None and self._windows is not None  # noqa: S101, PT018
         encoded = self.reference.encode(columns)
         self.rows += len(encoded)
         self.outliers += int(np.count_nonzero(self._beyond(encoded)))
-        assert self._windows is not None  # noqa: S101 - there is one with a reference
         for window in self._windows.add(encoded, at):
             self.latest = self._judge(window, at)
             self.windows += 1
