@@ -11,7 +11,9 @@ from prometheus_client.metrics_core import Metric
 
 from mesh.payload import Definition, NotDelivered, Payload
 from mesh.payload.delivery import Delivery, backoff_ms
-from tests.payload.parts import request
+from mesh.payload.messages import parse, tensors_of
+from tests.payload.inference import infer_request
+from tests.payload.parts import request, response
 
 
 class Queue:
@@ -119,6 +121,22 @@ async def test_a_batch_waits_for_others_but_not_for_long() -> None:
     # Nobody waits for company at the end.
     await delivery.close(5)
     assert delivery.delivered == 11
+
+
+async def test_what_is_to_be_hidden_is_hidden_before_it_is_delivered_or_not_delivered_at_all() -> None:
+    processor = Scripted(NotDelivered("busy"))
+    delivery, queue = _deliver(processor, redact_tensors=("card",), redact_headers=("authorization",))
+    secret = infer_request(card=[4111.0], amount=[2.5]).SerializeToString()
+    headers = (("authorization", "Bearer s"), ("x-a", "1"))
+    queue.put(request(secret, metadata=headers), request(b"\xff secret"), response(None, status="INTERNAL"))
+    await _until(lambda: delivery.delivered == 2)
+    await delivery.close(5)
+    for sent in processor.batches:
+        assert len(sent) == 2
+        assert sent[0].metadata == (("authorization", "[redacted]"), ("x-a", "1"))
+        card, amount = tensors_of(parse(sent[0]))
+        assert (card.array.tolist(), amount.array.tolist()) == ([0.0], [2.5])
+    assert delivery.losses == Counter({"redaction": 1})
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,8 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         attempts: how often a batch is given to it, in all.
         backoff_ms: before the second attempt, milliseconds; doubled for each further one, and moved about.
         max_backoff_ms: bound of that, milliseconds.
+        redact_tensors: names of inputs and outputs, or ``*``, whose elements it is not to see; see `Redaction`.
+        redact_headers: names of headers, or ``*``, whose values it is not to see.
         options: the processor's own members.
     """
 
@@ -56,6 +58,8 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     attempts: Annotated[int, Meta(ge=1, le=100)] = 3
     backoff_ms: Positive = 200
     max_backoff_ms: Positive = 10_000
+    redact_tensors: tuple[str, ...] = ()
+    redact_headers: tuple[str, ...] = ()
     options: dict[str, Any] = {}
 
     def text(self) -> str:

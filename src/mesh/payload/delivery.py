@@ -9,8 +9,10 @@ from random import Random
 from typing import Generic, Protocol, TypeVar
 
 from mesh.payload.definition import Definition
+from mesh.payload.messages import NotReadable
 from mesh.payload.payload import Payload
 from mesh.payload.processor import NotDelivered, PayloadProcessor
+from mesh.payload.redaction import Redaction
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ class Delivery(Generic[S]):
         self.definition = definition
         self.processor = processor
         self.source = source
+        self._redaction = Redaction.of(definition.redact_tensors, definition.redact_headers)
         self.delivered = 0
         #: Times of batches, in the buckets of `TIME_BOUNDS_MS` and one more, and their sum in milliseconds.
         self.times = [0] * (len(TIME_BOUNDS_MS) + 1)
@@ -161,10 +164,10 @@ class Delivery(Generic[S]):
             return
 
     async def _deliver(self, batch: Sequence[Payload]) -> None:
-        left = batch
+        left = self._redacted(batch) if self._redaction else batch
         attempt = 0
         try:
-            while True:
+            while len(left):
                 attempt += 1
                 began = time.monotonic()
                 failure = await self._attempt(left)
@@ -188,6 +191,17 @@ class Delivery(Generic[S]):
         except asyncio.CancelledError:
             self.lose(len(left), "shutdown")
             raise
+
+    def _redacted(self, batch: Sequence[Payload]) -> Sequence[Payload]:
+        redacted = []
+        for payload in batch:
+            try:
+                redacted.append(self._redaction.apply(payload))
+            except NotReadable as error:
+                # What is to be hidden may be anywhere in it.
+                self.trouble = f"a payload cannot be redacted: {error}"
+                self.lose(1, "redaction")
+        return redacted
 
     async def _attempt(self, batch: Sequence[Payload]) -> NotDelivered | None:
         try:
