@@ -8,7 +8,7 @@ import pytest
 from mesh.payload import InvalidProcessor, NotDelivered, open_processor
 from mesh.payload.messages import STREAM_INFER
 from tests.payload.inference import call
-from tests.payload.parts import Told, options, request, response
+from tests.payload.parts import options, request, response
 from tests.payload.receiver import Receiver
 from tests.servers.tls import Certificates
 
@@ -29,8 +29,8 @@ KSERVE = {
 }
 
 
-async def send(receiver: Receiver, batch: Any, told: Told | None = None, /, **members: Any) -> None:
-    sink = open_processor(f"cloudevents+{receiver.url}/sink?x=1", options(told, **members))
+async def send(receiver: Receiver, batch: Any, **members: Any) -> None:
+    sink = open_processor(f"cloudevents+{receiver.url}/sink?x=1", options(**members))
     try:
         await sink.process(batch)
     finally:
@@ -114,16 +114,18 @@ async def test_attributes_cannot_break_out_of_their_header_and_messages_of_strea
 
 async def test_what_was_not_taken_is_told_so_that_it_alone_is_tried_again() -> None:
     batch = [request(id=f"c{number}") for number in range(4)]
-    told = Told()
     async with Receiver().running() as receiver:
         receiver.answers = [200, 503, 400, 200]
         receiver.headers = {"Retry-After": "7"}
-        with pytest.raises(NotDelivered, match="status 503") as raised:
-            await send(receiver, batch, told, parallel=1, body="message")
-    assert raised.value.payloads == [batch[1]]
-    assert raised.value.retry
-    assert raised.value.retry_after_s == 7
-    assert told.losses == {"refused": 1}
+        with pytest.raises(NotDelivered, match="status") as raised:
+            await send(receiver, batch, parallel=1, body="message")
+        assert raised.value.payloads == [batch[1], batch[2]]
+        assert raised.value.retry
+        assert raised.value.retry_after_s == 7
+        receiver.answers = [400]
+        with pytest.raises(NotDelivered, match="status 400") as raised:
+            await send(receiver, batch[:1], body="message")
+        assert not raised.value.retry
     assert len(receiver.posts) == 2
 
 

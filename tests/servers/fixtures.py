@@ -221,9 +221,9 @@ def kafka_program() -> Path:
     return _program("kafka_program")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def kafka(kafka_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
-    """A started Kafka broker without topics, one for the tests of a module."""
+    """A started Kafka broker, one for all tests, each with topics of its own: it takes long to start."""
     broker = KafkaBroker(kafka_program, tmp_path_factory.mktemp("kafka"))
     broker.start()
     yield broker
@@ -251,7 +251,7 @@ def azure_program() -> Path:
     return _program("azure_program")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def azure(azure_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AzureServer]:
     """A started Azure Blob Storage without containers, one for the tests of a module."""
     server = AzureServer(azure_program, tmp_path_factory.mktemp("azure"))

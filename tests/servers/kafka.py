@@ -1,5 +1,6 @@
 """A real Kafka broker that is its own controller (KRaft)."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -17,13 +18,8 @@ _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
 </project>
 """
 _CLUSTER = "MkU3OEVBNTcwNTJENDM2Qk"
-# It starts once and serves few requests.
-_JAVA = (
-    "-Xmx256m",
-    "-XX:+UseSerialGC",
-    "-XX:TieredStopAtLevel=1",
-    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
-)
+_JARS = "jars"
+_FORMATTED = "formatted"
 
 
 def recipe() -> Recipe:
@@ -39,18 +35,21 @@ def recipe() -> Recipe:
             raise ServerUnavailableError(
                 f"{needed_by} needs Java 17 or newer, and this is {version or said!r}"
             )
-        pom = build.folder / "pom.xml"
-        pom.write_text(_POM)
+        (build.folder / "pom.xml").write_text(_POM)
         build.run(
             "mvn",
             "--batch-mode",
             "--quiet",
             "dependency:copy-dependencies",
-            "-DoutputDirectory=jars",
+            f"-DoutputDirectory={_JARS}",
             cwd=build.folder,
         )
+        # What a broker begins with says nothing of its ports, so that it has to be made only once.
+        settings = build.folder / "format.properties"
+        _write(settings, build.folder / _FORMATTED, "127.0.0.1:1", "127.0.0.1:2")
+        build.run(*_java(build.folder), "kafka.tools.StorageTool", "format", "-t", _CLUSTER, "-c", settings)
 
-    return Recipe("kafka", _VERSION, [_POM], "about a minute", build)
+    return Recipe("kafka", _VERSION, [_POM, "static voters"], "about a minute", build)
 
 
 class KafkaBroker:
@@ -63,35 +62,44 @@ class KafkaBroker:
             program: The folder that :func:`recipe` installs into.
             folder: For records and log.
         """
-        self._port, controller = free_port(), free_port()
+        self._port = free_port()
         self.address = f"127.0.0.1:{self._port}"
-        self._java = ["java", *_JAVA, "-cp", f"{program / 'jars'}/*"]
-        self._settings = folder / "server.properties"
-        settings = {
-            "process.roles": "broker,controller",
-            "node.id": "1",
-            "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
-            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://127.0.0.1:{controller}",
-            "advertised.listeners": f"PLAINTEXT://{self.address}",
-            "controller.listener.names": "CONTROLLER",
-            "log.dirs": str(folder / "records"),
-            "offsets.topic.replication.factor": "1",
-            "offsets.topic.num.partitions": "1",
-            "group.initial.rebalance.delay.ms": "0",
-        }
-        self._settings.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        settings = folder / "server.properties"
+        shutil.copytree(program / _FORMATTED, folder / "records")
+        _write(settings, folder / "records", self.address, f"127.0.0.1:{free_port()}")
         self.process = ServerProcess(
-            "kafka", [*self._java, "kafka.Kafka", self._settings], folder / "kafka.log", cwd=folder
+            "kafka", [*_java(program), "kafka.Kafka", settings], folder / "kafka.log", cwd=folder
         )
 
     def start(self) -> None:
-        """Formats its folder if need be, starts the broker and waits until it takes connections."""
-        self._format()
+        """Starts the broker and waits until it takes connections."""
         self.process.start()
         self.process.wait_until(lambda: port_open(self._port), within=60)
 
-    def _format(self) -> None:
-        command = [*self._java, "kafka.tools.StorageTool", "format", "--standalone", "--ignore-formatted"]
-        subprocess.run(
-            [*command, "-t", _CLUSTER, "-c", str(self._settings)], check=True, capture_output=True, timeout=60
-        )
+
+def _java(program: Path) -> list[str]:
+    # It starts once and serves few requests.
+    options = ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+    return [
+        "java",
+        *options,
+        "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+        "-cp",
+        f"{program / _JARS}/*",
+    ]
+
+
+def _write(path: Path, records: Path, address: str, controller: str) -> None:
+    settings = {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.quorum.voters": f"1@{controller}",
+        "listeners": f"PLAINTEXT://{address},CONTROLLER://{controller}",
+        "advertised.listeners": f"PLAINTEXT://{address}",
+        "controller.listener.names": "CONTROLLER",
+        "log.dirs": str(records),
+        "offsets.topic.replication.factor": "1",
+        "offsets.topic.num.partitions": "1",
+        "group.initial.rebalance.delay.ms": "0",
+    }
+    path.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))

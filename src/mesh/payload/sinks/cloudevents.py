@@ -73,7 +73,6 @@ class CloudEvents:
         self._url = url
         self._members = members
         self._tls = tls
-        self._report = options.report
         self._events = Events(members, options.instance_id)
         self._session: aiohttp.ClientSession | None = None
 
@@ -81,8 +80,7 @@ class CloudEvents:
         """Posts an event for each payload that the mode has.
 
         Raises:
-            NotDelivered: some were not taken, and another attempt may do better. What the server refuses for good is
-                counted as lost.
+            NotDelivered: some were not taken.
         """
         if self._session is None:
             self._session = aiohttp.ClientSession(
@@ -97,16 +95,16 @@ class CloudEvents:
 
         events = self._events.of(batch, time.time())
         answers = await asyncio.gather(*(post(event) for _, event in events))
-        refused = sum(answer.problem != "" and not answer.retry for answer in answers)
-        if refused:
-            self._report.lost(refused, "refused")
         failed = [
-            (payload, answer) for (payload, _), answer in zip(events, answers, strict=True) if answer.retry
+            (payload, answer) for (payload, _), answer in zip(events, answers, strict=True) if answer.problem
         ]
         if failed:
+            # Those that are refused for good are tried again along with others; alone they are not.
+            retry = any(answer.retry for _, answer in failed)
             raise NotDelivered(
-                f"{self._url}: {failed[0][1].problem}",
+                f"{self._url}: {failed[-1][1].problem}",
                 [payload for payload, _ in failed],
+                retry=retry,
                 retry_after_s=max((answer.retry_after_s or 0 for _, answer in failed), default=0) or None,
             )
 

@@ -136,7 +136,6 @@ class Kafka:
         self._topic = topic
         self._settings = settings
         self._members = members
-        self._report = options.report
         self._events = Events(members, options.instance_id)
         self._producer: AIOKafkaProducer | None = None
         self._connecting = asyncio.Lock()
@@ -145,7 +144,7 @@ class Kafka:
         """Sends a record for each payload.
 
         Raises:
-            NotDelivered: no broker was reached, or some records were not taken. Those too large are counted as lost.
+            NotDelivered: no broker was reached, or some records were not taken.
         """
         from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordTooLargeError
 
@@ -154,14 +153,15 @@ class Kafka:
         records = self._records(batch)
         sent: dict[asyncio.Future[Any], Payload] = {}
         failed: list[Payload] = []
-        lost, why = 0, ""
+        large: list[Payload] = []
+        why = ""
         for record in records:
             try:
                 future = await producer.send(
                     self._topic, record.value, key=record.key, headers=record.headers
                 )
             except too_large:
-                lost += 1
+                large.append(record.payload)
             except KafkaError as error:
                 failed.append(record.payload)
                 why = repr(error)
@@ -173,14 +173,16 @@ class Kafka:
         for future, payload in sent.items():
             problem = future.exception()
             if isinstance(problem, too_large):
-                lost += 1
+                large.append(payload)
             elif problem is not None:
                 failed.append(payload)
                 why = repr(problem)
-        if lost:
-            self._report.lost(lost, "too_large")
+        where = f"topic {self._topic} at {self._settings['bootstrap_servers']}"
         if failed:
-            raise NotDelivered(f"topic {self._topic} at {self._settings['bootstrap_servers']}: {why}", failed)
+            raise NotDelivered(f"{where}: {why}", [*failed, *large])
+        if large:
+            why = f"{len(large)} records are larger than options.max_message_bytes, or than brokers take"
+            raise NotDelivered(f"{where}: {why}", large, retry=False, reason="too_large")
 
     async def close(self, timeout_s: float) -> None:
         """Closes the connections."""
