@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import json
 import ssl
 from typing import Any
@@ -137,6 +138,20 @@ async def test_a_server_that_hangs_or_is_gone_is_an_attempt_that_failed() -> Non
             await send(receiver, batch, timeout_s=0.2)
     with pytest.raises(NotDelivered, match="ClientConnectorError"):
         await send(receiver, batch)
+
+
+async def test_what_was_taken_before_the_batch_was_late_is_not_sent_again() -> None:
+    batch = [request(id=f"c{number}") for number in range(4)]
+    async with Receiver().running() as receiver:
+        receiver.answers = [200, None, 200, 200]
+        given = dataclasses.replace(options(body="message", parallel=2), timeout_s=1.0)
+        sink = open_processor(f"cloudevents+{receiver.url}", given)
+        with pytest.raises(NotDelivered, match="no answer in time") as raised:
+            await sink.process(batch)
+        await sink.close(1)
+    assert len(raised.value.payloads or ()) == 1
+    assert raised.value.reason == "timeout"
+    assert len(receiver.posts) == 3
 
 
 def server_context(certificates: Certificates) -> ssl.SSLContext:

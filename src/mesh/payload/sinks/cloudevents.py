@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import Metric
 from mesh.payload.members import read_members, require
 from mesh.payload.payload import Payload
 from mesh.payload.processor import InvalidProcessor, NotDelivered, Options
+from mesh.payload.sinks.deadlines import within_s
 from mesh.payload.sinks.events import CloudEvent, EventMembers, Events
 from mesh.payload.tls import client_tls
 
@@ -74,6 +75,7 @@ class CloudEvents:
         self._members = members
         self._tls = tls
         self._events = Events(members, options.instance_id)
+        self._within_s = within_s(options)
         self._session: aiohttp.ClientSession | None = None
 
     async def process(self, batch: Sequence[Payload]) -> None:
@@ -86,26 +88,17 @@ class CloudEvents:
             self._session = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=self._members.timeout_s), headers=self._members.headers
             )
-        turn = asyncio.Semaphore(self._members.parallel)
-        session = self._session
-
-        async def post(event: CloudEvent) -> _Answer:
-            async with turn:
-                return await self._post(session, event)
-
         events = self._events.of(batch, time.time())
-        answers = await asyncio.gather(*(post(event) for _, event in events))
-        failed = [
-            (payload, answer) for (payload, _), answer in zip(events, answers, strict=True) if answer.problem
-        ]
+        answers = await self._post_all(self._session, events)
+        failed = [(events[at][0], answer) for at, answer in enumerate(answers) if answer.problem]
         if failed:
             # Those that are refused for good are tried again along with others; alone they are not.
-            retry = any(answer.retry for _, answer in failed)
             raise NotDelivered(
                 f"{self._url}: {failed[-1][1].problem}",
                 [payload for payload, _ in failed],
-                retry=retry,
+                retry=any(answer.retry for _, answer in failed),
                 retry_after_s=max((answer.retry_after_s or 0 for _, answer in failed), default=0) or None,
+                reason="timeout" if any(answer is _LATE for _, answer in failed) else "",
             )
 
     async def close(self, timeout_s: float) -> None:
@@ -116,6 +109,25 @@ class CloudEvents:
     def collect(self) -> Iterable[Metric]:
         """None."""
         return ()
+
+    async def _post_all(
+        self, session: aiohttp.ClientSession, events: Sequence[tuple[Payload, CloudEvent]]
+    ) -> "list[_Answer]":
+        answers = [_LATE] * len(events)
+        waiting = iter(enumerate(events))
+
+        async def post() -> None:
+            for at, (_, event) in waiting:
+                answers[at] = await self._post(session, event)
+
+        try:
+            async with asyncio.timeout(self._within_s), asyncio.TaskGroup() as group:
+                for _ in range(min(self._members.parallel, len(events))):
+                    group.create_task(post())
+        except TimeoutError:
+            # What was answered before is not to be sent again.
+            pass
+        return answers
 
     async def _post(self, session: aiohttp.ClientSession, event: CloudEvent) -> "_Answer":
         headers = {f"Ce-{name.capitalize()}": header_text(text) for name, text in event.attributes.items()}
@@ -139,6 +151,9 @@ class _Answer(NamedTuple):
     problem: str = ""
     retry: bool = False
     retry_after_s: float | None = None
+
+
+_LATE = _Answer("no answer in time", retry=True)
 
 
 def header_text(text: str) -> str:

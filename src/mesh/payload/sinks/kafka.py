@@ -14,6 +14,7 @@ from mesh.payload.members import read_members, require
 from mesh.payload.payload import Payload
 from mesh.payload.processor import InvalidProcessor, NotDelivered, Options
 from mesh.payload.records import encode_record
+from mesh.payload.sinks.deadlines import within_s
 from mesh.payload.sinks.events import EventMembers, Events
 from mesh.payload.tls import tls_context
 
@@ -137,6 +138,7 @@ class Kafka:
         self._settings = settings
         self._members = members
         self._events = Events(members, options.instance_id)
+        self._within_s = within_s(options)
         self._producer: AIOKafkaProducer | None = None
         self._connecting = asyncio.Lock()
 
@@ -149,6 +151,7 @@ class Kafka:
         from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordTooLargeError
 
         too_large = (MessageSizeTooLargeError, RecordTooLargeError)
+        until = time.monotonic() + self._within_s
         producer = await self._connected()
         records = self._records(batch)
         sent: dict[asyncio.Future[Any], Payload] = {}
@@ -169,15 +172,18 @@ class Kafka:
                 sent[future] = record.payload
         if sent:
             # Not gathered: a batch that is given up must not take records back that are on their way.
-            await asyncio.wait(sent)
+            await asyncio.wait(sent, timeout=max(0.0, until - time.monotonic()))
+        late = [payload for future, payload in sent.items() if not future.done()]
         for future, payload in sent.items():
-            problem = future.exception()
+            problem = future.exception() if future.done() else None
             if isinstance(problem, too_large):
                 large.append(payload)
             elif problem is not None:
                 failed.append(payload)
                 why = repr(problem)
         where = f"topic {self._topic} at {self._settings['bootstrap_servers']}"
+        if late:
+            raise NotDelivered(f"{where}: no answer in time", [*late, *failed, *large], reason="timeout")
         if failed:
             raise NotDelivered(f"{where}: {why}", [*failed, *large])
         if large:
