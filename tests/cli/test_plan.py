@@ -150,3 +150,11 @@ def test_the_state_directory_follows_the_xdg_rules(monkeypatch: pytest.MonkeyPat
     assert default_state() == Path("/var/state/model-mesh")
     monkeypatch.setenv("XDG_STATE_HOME", "relative")
     assert default_state() == Path.home() / ".local/state/model-mesh"
+
+
+def test_requests_are_traced_where_the_environment_says_so(options: Options) -> None:
+    assert not make_plan(options, {}).tracing.on
+    plan = make_plan(options, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"})
+    assert (plan.tracing.on, plan.tracing.url) == (True, "http://collector:4318/v1/traces")
+    with pytest.raises(PlanError, match="OTEL_EXPORTER_OTLP_PROTOCOL='pigeon'"):
+        make_plan(options, {"OTEL_EXPORTER_OTLP_PROTOCOL": "pigeon"})

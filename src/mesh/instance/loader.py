@@ -392,7 +392,8 @@ class Loader:
             self.handle(Tick())
 
         delay_s = max(0, time_ms - self._now_ms()) / 1_000
-        self._timers[time_ms] = asyncio.get_running_loop().call_later(delay_s, wake)
+        # Not in the context of the request that happens to be about.
+        self._timers[time_ms] = asyncio.get_running_loop().call_later(delay_s, wake, context=Context())
 
     # The registry
 
