@@ -36,6 +36,8 @@ class Instance:
     target: str
     #: Seconds from its start until ``/ready`` answered 200.
     ready_after: float
+    #: Where Prometheus scrapes, on loopback.
+    metrics_port: int
 
 
 class Cluster:
@@ -73,7 +75,7 @@ class Cluster:
         """
         self._instances += 1
         backend, where = start_backend(self.rig, self.tools, *runtime, anywhere=core is None)
-        port, probe = free_port(), free_port()
+        port, probe, scraped = free_port(), free_port(), free_port()
         env = {
             "MM_SERVICE_NAME": service,
             # What is measured is one copy, where the subject says; the load would bring further ones.
@@ -86,7 +88,7 @@ class Cluster:
             "MM_PEER_PORT": str(free_port()),
             "MM_PROBE_PORT": str(probe),
             "MM_PRESTOP_WAIT_PORT": "NONE",
-            "MM_METRICS": f"prometheus:port={free_port()};scheme=http{metrics}",
+            "MM_METRICS": f"prometheus:port={scraped};scheme=http{metrics}",
             "WKUBE_POD_NAME": f"instance-{self._instances:03}",
             "WKUBE_POD_IPADDR": "127.0.0.1",
             **(settings or {}),
@@ -94,7 +96,7 @@ class Cluster:
         started = time.monotonic()
         process = self.rig.start("mesh", [sys.executable, "-c", ENTRY_POINT, "serve"], core=core, env=env)
         process.wait_until(lambda: http_ok(f"http://127.0.0.1:{probe}/ready"), within)
-        return Instance(process, backend, f"127.0.0.1:{port}", time.monotonic() - started)
+        return Instance(process, backend, f"127.0.0.1:{port}", time.monotonic() - started, scraped)
 
     def stop(self, instance: Instance) -> None:
         """Ends an instance and its runtime."""

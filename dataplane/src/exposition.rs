@@ -11,9 +11,9 @@ use std::sync::Arc;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use crate::histogram::{Exemplar, Histogram, Reading};
+use crate::histogram::{Exemplar, Reading};
 use crate::metrics::{Group, Labels, Metric};
-use crate::observed::{Family, Observed};
+use crate::observed::{self, Observed, add_label};
 
 /// Text that is made at once, bytes.
 const PIECE: usize = 256 << 10;
@@ -57,7 +57,7 @@ struct Page {
 
 enum Rows {
     Requests(Metric, Arc<Vec<(String, Group)>>),
-    Observed(Vec<(String, Arc<Histogram>)>),
+    Observed(Vec<Arc<observed::Series>>),
 }
 
 impl Rows {
@@ -69,9 +69,9 @@ impl Rows {
                 group.read(*metric, reading);
                 labels.as_str()
             }),
-            Rows::Observed(rows) => rows.get(index).map(|(labels, histogram)| {
-                reading.add(histogram);
-                labels.as_str()
+            Rows::Observed(series) => series.get(index).map(|series| {
+                reading.add(&series.histogram);
+                series.labels.as_str()
             }),
         }
     }
@@ -109,12 +109,8 @@ impl Scrape {
             pages.extend(page(wanted, metric.name(), metric.text(), metric.bounds(), rows));
         }
         let (observed, before_ms) = observed;
-        observed.read(before_ms, |name, family, rows| {
-            let labelled = rows.into_iter().map(|row| {
-                let labels = observed_labels(family, &row.label, &row.model_id, wanted.per_model);
-                (labels, row.histogram)
-            });
-            pages.extend(page(wanted, name, &family.text, &family.bounds, || Rows::Observed(labelled.collect())));
+        observed.read(before_ms, |family, series| {
+            pages.extend(page(wanted, &family.name, &family.text, &family.bounds, || Rows::Observed(series)));
         });
         let mut scrape = Scrape {
             openmetrics: wanted.openmetrics,
@@ -236,43 +232,14 @@ fn example(text: &mut Vec<u8>, exemplar: &Exemplar) {
 fn request_labels(labels: Labels<'_>, per_model: bool) -> String {
     let mut text = String::new();
     if !labels.code.is_empty() {
-        label(&mut text, "method", labels.method);
-        label(&mut text, "code", labels.code);
+        add_label(&mut text, "method", labels.method);
+        add_label(&mut text, "code", labels.code);
     }
     if per_model {
-        label(&mut text, "modelId", labels.model_id);
-        label(&mut text, "vModelId", labels.vmodel_id);
+        add_label(&mut text, "modelId", labels.model_id);
+        add_label(&mut text, "vModelId", labels.vmodel_id);
     }
     text
-}
-
-fn observed_labels(family: &Family, value: &str, model_id: &str, per_model: bool) -> String {
-    let mut text = String::new();
-    if !family.label.is_empty() {
-        label(&mut text, &family.label, value);
-    }
-    if per_model {
-        label(&mut text, "modelId", model_id);
-        label(&mut text, "vModelId", "");
-    }
-    text
-}
-
-fn label(text: &mut String, name: &str, value: &str) {
-    if !text.is_empty() {
-        text.push(',');
-    }
-    text.push_str(name);
-    text.push_str("=\"");
-    for character in value.chars() {
-        match character {
-            '\\' => text.push_str(r"\\"),
-            '"' => text.push_str("\\\""),
-            '\n' => text.push_str(r"\n"),
-            other => text.push(other),
-        }
-    }
-    text.push('"');
 }
 
 #[cfg(test)]

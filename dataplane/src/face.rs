@@ -528,11 +528,11 @@ impl DataPlane {
                     }
                 }
             }
-            self.plane.observed.read(self.idle_since(), |name, _, rows| {
-                for row in rows {
+            self.plane.observed.read(self.idle_since(), |family, series| {
+                for one in series {
                     reading.clear();
-                    reading.add(&row.histogram);
-                    samples.push(HistogramSample::of_observed(name, &row, &reading));
+                    reading.add(&one.histogram);
+                    samples.push(HistogramSample::of_observed(&family.name, &one, &reading));
                 }
             });
             samples

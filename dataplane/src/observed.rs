@@ -7,31 +7,86 @@ use std::sync::{Arc, Mutex};
 use crate::histogram::{Exemplar, Histogram};
 use crate::lock::lock;
 
-/// A family, and its series by the value of its own label and the model.
+/// A family and its series.
 pub struct Family {
+    pub name: String,
     pub text: String,
     pub bounds: Arc<[f64]>,
     /// Name of its own label; empty where it has none.
-    pub label: String,
-    series: HashMap<(String, String), Series>,
+    label: String,
+    /// By the value of that and the model.
+    places: HashMap<(String, String), usize>,
+    series: Vec<Arc<Series>>,
 }
 
-struct Series {
-    histogram: Arc<Histogram>,
-    last_used_ms: u64,
-}
-
-/// One series, to be read while others go on.
-pub struct Row {
+/// One series, which may be read while others go on.
+pub struct Series {
+    /// Value of the family's own label.
     pub label: String,
     pub model_id: String,
-    pub histogram: Arc<Histogram>,
+    /// Both as text for Prometheus: made once, since every scrape needs it.
+    pub labels: String,
+    pub histogram: Histogram,
+    last_used_ms: AtomicU64,
+}
+
+impl Family {
+    fn series(&mut self, label: &str, model_id: &str, per_model: bool) -> &Series {
+        let place = *self.places.entry((label.to_owned(), model_id.to_owned())).or_insert_with(|| {
+            let mut labels = String::new();
+            if !self.label.is_empty() {
+                add_label(&mut labels, &self.label, label);
+            }
+            if per_model {
+                add_label(&mut labels, "modelId", model_id);
+                add_label(&mut labels, "vModelId", "");
+            }
+            self.series.push(Arc::new(Series {
+                label: label.to_owned(),
+                model_id: model_id.to_owned(),
+                labels,
+                histogram: Histogram::new(self.bounds.len()),
+                last_used_ms: AtomicU64::new(0),
+            }));
+            self.series.len() - 1
+        });
+        &self.series[place]
+    }
+
+    /// Drops series of models idle since `before_ms`.
+    fn expire(&mut self, before_ms: u64) {
+        let is_stale =
+            |one: &Arc<Series>| !one.model_id.is_empty() && one.last_used_ms.load(Ordering::Relaxed) < before_ms;
+        if self.series.iter().any(is_stale) {
+            self.series.retain(|one| !is_stale(one));
+            let keys = self.series.iter().map(|one| (one.label.clone(), one.model_id.clone()));
+            self.places = keys.zip(0..).collect();
+        }
+    }
+}
+
+/// Adds a label to the text of others.
+pub fn add_label(text: &mut String, name: &str, value: &str) {
+    if !text.is_empty() {
+        text.push(',');
+    }
+    text.push_str(name);
+    text.push_str("=\"");
+    for character in value.chars() {
+        match character {
+            '\\' => text.push_str(r"\\"),
+            '"' => text.push_str("\\\""),
+            '\n' => text.push_str(r"\n"),
+            other => text.push(other),
+        }
+    }
+    text.push('"');
 }
 
 pub struct Observed {
     per_model: bool,
     most: usize,
-    families: Mutex<Vec<(String, Family)>>,
+    families: Mutex<Vec<Family>>,
     /// Observations that were counted without their model.
     pub beyond: AtomicU64,
 }
@@ -45,15 +100,16 @@ impl Observed {
     /// Makes a family; false where there is one of that name.
     pub fn add(&self, name: &str, text: &str, bounds: &[f64], label: &str) -> bool {
         let mut families = lock(&self.families);
-        let is_new = families.iter().all(|(other, _)| other != name);
+        let is_new = families.iter().all(|other| other.name != name);
         if is_new {
-            let family = Family {
+            families.push(Family {
+                name: name.to_owned(),
                 text: text.to_owned(),
                 bounds: bounds.into(),
                 label: label.to_owned(),
-                series: HashMap::new(),
-            };
-            families.push((name.to_owned(), family));
+                places: HashMap::new(),
+                series: Vec::new(),
+            });
         }
         is_new
     }
@@ -70,42 +126,32 @@ impl Observed {
         now_ms: u64,
     ) -> bool {
         let mut families = lock(&self.families);
-        let Some((_, family)) = families.iter_mut().find(|(other, _)| other == name) else { return false };
-        let mut key = (label.to_owned(), if self.per_model { model_id.to_owned() } else { String::new() });
-        if !key.1.is_empty() && family.series.len() >= self.most && !family.series.contains_key(&key) {
-            key.1.clear();
+        let Some(family) = families.iter_mut().find(|other| other.name == name) else { return false };
+        let mut model_id = if self.per_model { model_id } else { "" };
+        if !model_id.is_empty()
+            && family.series.len() >= self.most
+            && !family.places.contains_key(&(label.to_owned(), model_id.to_owned()))
+        {
+            model_id = "";
             self.beyond.fetch_add(1, Ordering::Relaxed);
         }
-        let bounds = family.bounds.len();
-        let series = family
-            .series
-            .entry(key)
-            .or_insert_with(|| Series { histogram: Arc::new(Histogram::new(bounds)), last_used_ms: 0 });
-        series.last_used_ms = now_ms;
-        series.histogram.observe(&family.bounds, value);
+        let bounds = Arc::clone(&family.bounds);
+        let series = family.series(label, model_id, self.per_model);
+        series.last_used_ms.store(now_ms, Ordering::Relaxed);
+        series.histogram.observe(&bounds, value);
         if trace_id != 0 {
             let exemplar = Exemplar { trace_id: trace_id.to_be_bytes(), value, time_ms: now_ms };
-            series.histogram.exemplify(&family.bounds, exemplar);
+            series.histogram.exemplify(&bounds, exemplar);
         }
         true
     }
 
-    /// Hands each family with its rows to `take`, after series of models idle since `before_ms` were dropped.
-    pub fn read(&self, before_ms: u64, mut take: impl FnMut(&str, &Family, Vec<Row>)) {
+    /// Hands each family with its series to `take`, after those of models idle since `before_ms` were dropped.
+    pub fn read(&self, before_ms: u64, mut take: impl FnMut(&Family, Vec<Arc<Series>>)) {
         let mut families = lock(&self.families);
-        for (name, family) in &mut *families {
-            family.series.retain(|(_, model_id), series| model_id.is_empty() || series.last_used_ms >= before_ms);
-            let mut rows: Vec<Row> = family
-                .series
-                .iter()
-                .map(|((label, model_id), series)| Row {
-                    label: label.clone(),
-                    model_id: model_id.clone(),
-                    histogram: Arc::clone(&series.histogram),
-                })
-                .collect();
-            rows.sort_unstable_by(|one, other| (&one.label, &one.model_id).cmp(&(&other.label, &other.model_id)));
-            take(name, family, rows);
+        for family in &mut *families {
+            family.expire(before_ms);
+            take(family, family.series.clone());
         }
     }
 }
@@ -117,13 +163,14 @@ mod tests {
 
     fn counts(observed: &Observed, before_ms: u64) -> Vec<(String, String, u64)> {
         let mut counts = Vec::new();
-        observed.read(before_ms, |_, _, rows| {
-            for row in rows {
+        observed.read(before_ms, |_, series| {
+            for one in series {
                 let mut reading = Reading::default();
-                reading.add(&row.histogram);
-                counts.push((row.label, row.model_id, reading.buckets.iter().sum()));
+                reading.add(&one.histogram);
+                counts.push((one.label.clone(), one.model_id.clone(), reading.buckets.iter().sum()));
             }
         });
+        counts.sort();
         counts
     }
 

@@ -10,7 +10,7 @@ use crate::histogram::Reading;
 use crate::hub::Question;
 use crate::journal::Entry;
 use crate::metrics::{Labels, Metric};
-use crate::observed::Row;
+use crate::observed::Series;
 use crate::trace_context::SpanContext;
 use crate::{model, shadow};
 
@@ -214,14 +214,14 @@ impl HistogramSample {
     }
 
     /// Of a family that Python observes.
-    pub fn of_observed(name: &str, row: &Row, reading: &Reading) -> HistogramSample {
+    pub fn of_observed(name: &str, series: &Series, reading: &Reading) -> HistogramSample {
         HistogramSample {
             name: name.to_owned(),
             method: String::new(),
             code: "",
-            model_id: row.model_id.clone(),
+            model_id: series.model_id.clone(),
             vmodel_id: String::new(),
-            label: row.label.clone(),
+            label: series.label.clone(),
             buckets: reading.buckets.clone(),
             sum: reading.sum,
         }

@@ -18,7 +18,7 @@ from mesh.dataplane import DataPlane
 from mesh.instance import MetricsSettings, SettingError, Settings, TracingSettings
 from mesh.instance.tracing import make_tracing
 from tests.instance.meshes import Client, Mesh, eventually
-from tests.instance.test_metrics import _get
+from tests.instance.scrapes import scrape
 from tests.instance.test_request_log import _found, lines
 from tests.servers.traces import ReceivedSpan, Traces, tree
 
@@ -160,9 +160,8 @@ async def test_a_collector_that_fails_costs_no_request_and_what_is_lost_is_count
         assert await asyncio.gather(*(client.infer("m") for _ in range(100))) == [b"m:x"] * 100
 
     async def lost() -> dict[str, int]:
-        _, text = await asyncio.to_thread(_get, unused_tcp_port, "/metrics")
-        found = (line.rpartition(" ") for line in text.splitlines() if "trace_spans_lost{" in line)
-        return {series.split('"')[1]: int(float(value)) for series, _, value in found}
+        found = (await scrape(unused_tcp_port)).series("trace_spans_lost")
+        return {dict(labels)["reason"]: int(count) for labels, count in found.items()}
 
     async def are_lost() -> bool:
         counts = await lost()
