@@ -13,6 +13,7 @@ from mesh.payload import (
     read_definition_text,
     read_file,
     without_password,
+    without_secrets,
 )
 
 IDS = st.text(min_size=1, max_size=20).filter(lambda id_: id_ != "*" and not id_.startswith("/"))
@@ -119,3 +120,22 @@ def test_names_fit_keys_and_labels(name: str) -> None:
 def test_passwords_are_not_shown() -> None:
     assert without_password("https://user:secret@host/a:b@c") == "https://user:***@host/a:b@c"
     assert without_password("https://host/a:b@c") == "https://host/a:b@c"
+
+
+def test_what_people_are_shown_has_no_secrets() -> None:
+    definition = Definition(
+        uri="https://user:s3cret@host/path",
+        options={
+            "headers": {"Authorization": "s3cret", "X-Team": "vision"},
+            "storage": {"secret_access_key": "s3cret", "account_key": "s3cret", "region": "eu"},
+            "sasl_password_file": "/run/password",
+            "timeout_s": 3,
+        },
+    )
+    shown = without_secrets(definition)
+    assert "s3cret" not in shown.text()
+    assert shown.uri == "https://user:***@host/path"
+    assert shown.options["headers"] == {"Authorization": "***", "X-Team": "vision"}
+    assert shown.options["storage"]["region"] == "eu"
+    assert shown.options["sasl_password_file"] == "/run/password"
+    assert definition.options["storage"]["account_key"] == "s3cret"

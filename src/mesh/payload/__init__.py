@@ -15,7 +15,7 @@ from mesh.payload.definition import (
     read_file,
 )
 from mesh.payload.payload import Data, Metadata, Payload, PayloadKind, PlainPayload, last_values
-from mesh.payload.pipeline import Pipeline, Status, Tap, without_password
+from mesh.payload.pipeline import Pipeline, Status, Tap
 from mesh.payload.processor import (
     Event,
     InvalidProcessor,
@@ -26,6 +26,7 @@ from mesh.payload.processor import (
     Report,
 )
 from mesh.payload.schemes import GROUP, known_schemes, open_processor, scheme_of
+from mesh.payload.secrets import without_password, without_secrets
 
 __all__ = [
     "GROUP",
@@ -57,4 +58,5 @@ __all__ = [
     "read_file",
     "scheme_of",
     "without_password",
+    "without_secrets",
 ]

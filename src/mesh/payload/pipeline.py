@@ -14,6 +14,7 @@ from mesh.payload.definition import Definition, Named
 from mesh.payload.delivery import TIME_BOUNDS_MS, Delivery, Source
 from mesh.payload.processor import Event, InvalidProcessor, Options, Report
 from mesh.payload.schemes import open_processor
+from mesh.payload.secrets import without_password
 
 log = logging.getLogger(__name__)
 
@@ -295,13 +296,3 @@ class _Unheard:
 
     def event(self, event: Event) -> None:
         """It has seen nothing."""
-
-
-def without_password(uri: str) -> str:
-    """A URI as people may see it."""
-    scheme, separator, rest = uri.partition("://")
-    authority = rest.partition("/")[0]
-    user, at, _ = authority.rpartition("@")
-    if not at or ":" not in user:
-        return uri
-    return f"{scheme}{separator}{user.partition(':')[0]}:***@{rest[len(user) + 1 :]}"

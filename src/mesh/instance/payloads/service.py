@@ -1,11 +1,9 @@
 """What ``mesh payloads`` asks of an instance."""
 
-from msgspec.structs import replace
-
 from mesh.instance.calls import Rpc, service
 from mesh.instance.payloads.control import Origin, Payloads
 from mesh.instance.payloads.records import Processors
-from mesh.payload import Definition, Named, Status, without_password
+from mesh.payload import Named, Status, read_definition_text, without_secrets
 from mesh.protos import payloads_pb2 as api
 
 SERVICE = "mesh.admin.v1.Payloads"
@@ -41,22 +39,19 @@ class PayloadService:
         )
 
     async def _set(self, request: api.SetProcessorRequest) -> api.SetProcessorReply:
-        return api.SetProcessorReply(definition=await self._processors.set(request.name, request.definition))
+        kept = await self._processors.set(request.name, request.definition)
+        return api.SetProcessorReply(definition=without_secrets(read_definition_text(kept)).text())
 
     async def _remove(self, request: api.RemoveProcessorRequest) -> api.RemoveProcessorReply:
         await self._processors.remove(request.name)
         return api.RemoveProcessorReply()
 
 
-def _shown(definition: Definition) -> str:
-    return replace(definition, uri=without_password(definition.uri)).text()
-
-
 def _processor(name: str, origin: Origin, named: Named, status: Status | None) -> api.Processor:
     processor = api.Processor(
         name=name,
         origin=origin.value,
-        definition=named.text if named.definition is None else _shown(named.definition),
+        definition=named.text if named.definition is None else without_secrets(named.definition).text(),
         trouble=named.trouble,
     )
     if status is not None:

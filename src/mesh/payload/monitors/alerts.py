@@ -16,6 +16,7 @@ import msgspec
 from mesh.payload.monitors.families import Watched
 from mesh.payload.monitors.watch import Judgement
 from mesh.payload.processor import Event
+from mesh.payload.secrets import without_password
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class AlertPost:
             tls: how to trust the server.
         """
         self._url = url
+        self._shown = without_password(url)
         self._source = source
         self._tls = tls
         self._waiting: asyncio.Queue[bytes] = asyncio.Queue(_KEPT)
@@ -97,7 +99,7 @@ class AlertPost:
         try:
             self._waiting.put_nowait(self._encode(event))
         except asyncio.QueueFull:
-            _log.warning("event is lost, %d wait for %s: %s", _KEPT, self._url, event.summary)
+            _log.warning("event is lost, %d wait for %s: %s", _KEPT, self._shown, event.summary)
             return
         if self._posting is None:
             self._posting = asyncio.get_running_loop().create_task(self._run())
@@ -110,7 +112,9 @@ class AlertPost:
             async with asyncio.timeout(timeout_s):
                 await self._waiting.join()
         except TimeoutError:
-            _log.warning("events that %s did not take in time are lost: %d", self._url, self._waiting.qsize())
+            _log.warning(
+                "events that %s did not take in time are lost: %d", self._shown, self._waiting.qsize()
+            )
         finally:
             self._posting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -140,7 +144,7 @@ class AlertPost:
                     problem = f"status {answer.status}"
             except (aiohttp.ClientError, TimeoutError) as error:
                 problem = repr(error)
-        _log.warning("event is lost, %s did not take it: %s", self._url, problem)
+        _log.warning("event is lost, %s did not take it: %s", self._shown, problem)
 
     def _encode(self, event: Event) -> bytes:
         return msgspec.json.encode(

@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import Metric
 from mesh.payload.members import read_members, require
 from mesh.payload.payload import Payload
 from mesh.payload.processor import InvalidProcessor, NotDelivered, Options
+from mesh.payload.secrets import without_password
 from mesh.payload.sinks.deadlines import within_s
 from mesh.payload.sinks.events import CloudEvent, EventMembers, Events
 from mesh.payload.tls import client_tls
@@ -72,6 +73,7 @@ class CloudEvents:
             options: of the processor.
         """
         self._url = url
+        self._shown = without_password(url)
         self._members = members
         self._tls = tls
         self._events = Events(members, options.instance_id)
@@ -94,7 +96,7 @@ class CloudEvents:
         if failed:
             # Those that are refused for good are tried again along with others; alone they are not.
             raise NotDelivered(
-                f"{self._url}: {failed[-1][1].problem}",
+                f"{self._shown}: {failed[-1][1].problem}",
                 [payload for payload, _ in failed],
                 retry=any(answer.retry for _, answer in failed),
                 retry_after_s=max((answer.retry_after_s or 0 for _, answer in failed), default=0) or None,
