@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from random import Random
 
 import grpc
 import grpc.aio
 import pytest
+from opentelemetry.sdk.trace.sampling import Decision, TraceIdRatioBased
 
 from mesh.dataplane import Ask, Call, DataPlane, TracedRequest
 from tests.dataplane.harness import MODEL, Metadata, Plane, begin, call, channel, failure, planes, talk, until
 from tests.dataplane.runtime import Runtime
 
+SAMPLE = Decision.RECORD_AND_SAMPLE
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
 SAMPLED = f"00-{TRACE}-{SPAN}-01"
@@ -116,6 +119,17 @@ async def test_what_is_not_sampled_where_it_comes_in_is_not_sampled_further_down
         await call(client, "Unary")
     assert seen(runtime)[3] == "02"
     assert owner.plane.take_traces() == ([], 0)
+
+
+async def test_a_share_is_that_of_opentelemetrys_own_sampler(plane: Plane, client: grpc.aio.Channel) -> None:
+    other = TraceIdRatioBased(0.3)
+    plane.plane.set_tracing(share=other.rate, follow_parents=False)
+    ids = [Random(number).getrandbits(128) for number in range(200)]
+    for trace_id in ids:
+        await call(client, "Unary", metadata=sent(f"00-{trace_id:032x}-{SPAN}-00"))
+    sampled = {trace_id for trace_id in ids if other.should_sample(None, trace_id, "").decision is SAMPLE}
+    assert {request.trace_id for request in await all_told(plane.plane, len(sampled))} == sampled
+    assert 30 < len(sampled) < 90
 
 
 async def test_without_tracing_contexts_go_through_as_they_are(
