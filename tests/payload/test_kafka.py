@@ -1,6 +1,7 @@
 import asyncio
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from tests.payload.inference import call
 from tests.payload.parts import options, request
 from tests.servers.kafka import KafkaBroker
 from tests.servers.process import free_port
+from tests.servers.tls import Certificates
 
 
 async def consumed(broker: KafkaBroker, topic: str, count: int) -> list[Any]:
@@ -58,6 +60,29 @@ async def test_what_is_too_large_is_lost_alone(kafka: KafkaBroker) -> None:
     assert (raised.value.payloads, raised.value.retry, raised.value.reason) == ([large], False, "too_large")
     (record,) = await consumed(kafka, "sizes", 1)
     assert record.key == b"small"
+
+
+async def test_brokers_are_trusted_by_a_private_authority_and_told_who_sends(
+    kafka: KafkaBroker, certificates: Certificates, tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text(f"{kafka.password}\n")
+    members = {
+        "sasl_mechanism": "PLAIN",
+        "sasl_username": kafka.user,
+        "sasl_password_file": str(tmp_path / "password"),
+        "request_timeout_ms": 2_000,
+    }
+    uri = f"kafka+ssl://{kafka.safe_address}/safe"
+    sink = open_processor(uri, options(**members, ca_file=str(certificates.ca)))
+    await sink.process([request(id="safe")])
+    await sink.close(5)
+    (record,) = await consumed(kafka, "safe", 1)
+    assert record.key == b"safe"
+    for wrong in ({}, {"ca_file": str(certificates.ca), "sasl_username": "other"}):
+        sink = open_processor(uri, options(**members | wrong))
+        with pytest.raises(NotDelivered, match="no broker of 127"):
+            await sink.process([request()])
+        await sink.close(1)
 
 
 async def test_a_broker_that_is_not_there_is_an_attempt_that_failed() -> None:

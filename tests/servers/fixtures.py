@@ -222,9 +222,11 @@ def kafka_program() -> Path:
 
 
 @pytest.fixture(scope="session")
-def kafka(kafka_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+def kafka(
+    kafka_program: Path, certificates: Certificates, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[KafkaBroker]:
     """A started Kafka broker, one for all tests, each with topics of its own: it takes long to start."""
-    broker = KafkaBroker(kafka_program, tmp_path_factory.mktemp("kafka"))
+    broker = KafkaBroker(kafka_program, tmp_path_factory.mktemp("kafka"), certificates)
     broker.start()
     yield broker
     broker.process.kill()

@@ -4,8 +4,16 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
 from tests.servers.cache import Build, Recipe, ServerUnavailableError, require_program
 from tests.servers.process import ServerProcess, free_port, port_open
+from tests.servers.tls import Certificates
 
 _VERSION = "4.1.0"
 _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
@@ -53,28 +61,66 @@ def recipe() -> Recipe:
 
 
 class KafkaBroker:
-    """One broker that makes topics, with one partition each, as they are first written to."""
+    """One broker that makes topics, with one partition each, as they are first written to.
 
-    def __init__(self, program: Path, folder: Path) -> None:
+    Attributes:
+        address: for everybody.
+        safe_address: by TLS, for who proves by SASL PLAIN to be :attr:`user`.
+    """
+
+    user, password = "mesh", "mesh-secret"
+
+    def __init__(self, program: Path, folder: Path, certificates: Certificates) -> None:
         """Prepares the broker; nothing runs yet.
 
         Args:
             program: The folder that :func:`recipe` installs into.
             folder: For records and log.
+            certificates: Of the safe address.
         """
         self._port = free_port()
         self.address = f"127.0.0.1:{self._port}"
+        self.safe_address = f"127.0.0.1:{free_port()}"
         settings = folder / "server.properties"
         shutil.copytree(program / _FORMATTED, folder / "records")
-        _write(settings, folder / "records", self.address, f"127.0.0.1:{free_port()}")
+        self._controller = f"127.0.0.1:{free_port()}"
+        _write(settings, folder / "records", self.address, self._controller)
+        with settings.open("a") as file:
+            file.write(self._safe(_keystore(folder, certificates)))
         self.process = ServerProcess(
             "kafka", [*_java(program), "kafka.Kafka", settings], folder / "kafka.log", cwd=folder
+        )
+
+    def _safe(self, keystore: Path) -> str:
+        login = (
+            "org.apache.kafka.common.security.plain.PlainLoginModule required "
+            f'username="{self.user}" password="{self.password}" user_{self.user}="{self.password}";'
+        )
+        listeners = f"PLAINTEXT://{self.address},SASL_SSL://{self.safe_address}"
+        return (
+            f"listeners={listeners},CONTROLLER://{self._controller}\n"
+            f"advertised.listeners={listeners}\n"
+            "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT\n"
+            "ssl.keystore.type=PEM\n"
+            f"ssl.keystore.location={keystore}\n"
+            "sasl.enabled.mechanisms=PLAIN\n"
+            f"listener.name.sasl_ssl.plain.sasl.jaas.config={login}\n"
         )
 
     def start(self) -> None:
         """Starts the broker and waits until it takes connections."""
         self.process.start()
         self.process.wait_until(lambda: port_open(self._port), within=60)
+
+
+def _keystore(folder: Path, certificates: Certificates) -> Path:
+    key = load_pem_private_key(certificates.server_key.read_bytes(), None)
+    path = folder / "keystore.pem"
+    path.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        + certificates.server_cert.read_bytes()
+    )
+    return path
 
 
 def _java(program: Path) -> list[str]:
