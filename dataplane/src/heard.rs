@@ -20,12 +20,15 @@ const MAX_MESSAGES: usize = 1_000;
 
 pub struct Heard {
     payloads: Arc<Payloads>,
-    /// Names and values, each after its length.
-    metadata: Vec<u8>,
-    /// The first bytes, and those after them.
-    small: Vec<u8>,
+    /// Names and values of metadata, each after its length, then the first bytes of messages.
+    copied: Vec<u8>,
+    /// Where those begin.
+    head: usize,
+    /// What comes after them.
     chunks: Vec<Bytes>,
     kept: usize,
+    /// Of those kept, as many as are counted.
+    counted: usize,
     walk: Walk,
     /// Why no more is kept.
     loss: Option<Loss>,
@@ -44,25 +47,28 @@ impl Heard {
     pub fn new(payloads: &Arc<Payloads>) -> Heard {
         Heard {
             payloads: Arc::clone(payloads),
-            metadata: Vec::new(),
-            small: Vec::new(),
+            copied: Vec::new(),
+            head: 0,
             chunks: Vec::new(),
             kept: 0,
+            counted: 0,
             walk: Walk::default(),
             loss: None,
         }
     }
 
     pub fn put_head(&mut self, headers: &HeaderMap) {
-        let size = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 8).sum();
-        self.metadata.reserve_exact(size);
+        let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 8).sum();
+        // With a message of usual size, it need not grow.
+        self.copied.reserve_exact(size + 256);
         for (name, value) in headers {
             for part in [name.as_str().as_bytes(), value.as_bytes()] {
                 // HTTP/2 bounds heads far below 4 GiB.
-                self.metadata.extend_from_slice(&u32::try_from(part.len()).unwrap_or(0).to_ne_bytes());
-                self.metadata.extend_from_slice(part);
+                self.copied.extend_from_slice(&u32::try_from(part.len()).unwrap_or(0).to_ne_bytes());
+                self.copied.extend_from_slice(part);
             }
         }
+        self.head = self.copied.len();
     }
 
     pub fn put(&mut self, chunk: &Bytes) {
@@ -74,31 +80,51 @@ impl Heard {
         if kept > self.payloads.max_message_bytes + PREFIX || self.walk.messages > MAX_MESSAGES {
             return self.give_up(Loss::Stream);
         }
-        if !self.payloads.reserve(chunk.len()) {
+        if self.chunks.is_empty() && kept <= SMALL {
+            self.copied.extend_from_slice(chunk);
+        } else if self.reserve(chunk.len()) {
+            self.chunks.push(chunk.clone());
+        } else {
             return self.give_up(Loss::Bytes);
         }
         self.kept = kept;
-        if self.chunks.is_empty() && kept <= SMALL {
-            self.small.extend_from_slice(chunk);
-        } else {
-            self.chunks.push(chunk.clone());
+    }
+
+    /// Counts what is small, too, now that all is there.
+    pub fn settle(&mut self) {
+        if !self.reserve(self.kept - self.counted) {
+            self.kept = 0;
+            self.give_up(Loss::Bytes);
         }
+    }
+
+    fn reserve(&mut self, bytes: usize) -> bool {
+        let has_room = self.payloads.reserve(bytes);
+        if has_room {
+            self.counted += bytes;
+        }
+        has_room
     }
 
     /// Keeps the messages that are there whole, and nothing more.
     fn give_up(&mut self, loss: Loss) {
         self.loss = Some(loss);
         if self.messages() == 0 {
-            self.payloads.release(self.kept);
-            self.kept = 0;
-            self.small = Vec::new();
+            self.payloads.release(self.counted);
+            (self.kept, self.counted) = (0, 0);
+            self.copied.truncate(self.head);
             self.chunks = Vec::new();
         }
     }
 
     /// How many whole messages are kept.
     pub fn messages(&self) -> usize {
-        self.walk.spans.partition_point(|span| span.bytes.end <= self.kept)
+        match &self.walk.first {
+            Some(first) if first.bytes.end <= self.kept => {
+                1 + self.walk.more.partition_point(|span| span.bytes.end <= self.kept)
+            }
+            _ => 0,
+        }
     }
 
     /// Messages that are not kept, and why.
@@ -108,16 +134,16 @@ impl Heard {
 
     /// Bytes of a message as it came, which are fewer than it has where it is compressed.
     pub fn size(&self, message: usize) -> usize {
-        self.walk.spans.get(message).map_or(0, |span| span.bytes.len())
+        self.walk.span(message).map_or(0, |span| span.bytes.len())
     }
 
     pub fn is_compressed(&self, message: usize) -> bool {
-        self.walk.spans.get(message).is_some_and(|span| span.compressed)
+        self.walk.span(message).is_some_and(|span| span.compressed)
     }
 
     /// A message without compression.
     pub fn message(&self, message: usize) -> Result<Message<'_>, Status> {
-        let Some(Span { bytes, compressed }) = self.walk.spans.get(message) else {
+        let Some(Span { bytes, compressed }) = self.walk.span(message) else {
             return Ok(Message::Pieces(Vec::new(), 0));
         };
         let pieces = || self.pieces(bytes).collect::<Vec<_>>();
@@ -132,7 +158,7 @@ impl Heard {
 
     /// Names and values in their order.
     pub fn metadata(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        let mut rest = self.metadata.as_slice();
+        let mut rest = &self.copied[..self.head];
         let mut next = move || {
             let (length, after) = rest.split_first_chunk()?;
             let (part, after) = after.split_at_checked(u32::from_ne_bytes(*length) as usize)?;
@@ -144,7 +170,7 @@ impl Heard {
 
     /// The bytes of a range, if they are in one chunk.
     fn shared(&self, range: &Range<usize>) -> Option<Bytes> {
-        let mut begin = self.small.len();
+        let mut begin = self.copied.len() - self.head;
         for chunk in &self.chunks {
             let end = begin + chunk.len();
             if range.start >= begin && range.end <= end && !range.is_empty() {
@@ -157,7 +183,7 @@ impl Heard {
 
     fn pieces(&self, range: &Range<usize>) -> impl Iterator<Item = &[u8]> {
         let mut begin = 0;
-        let all = std::iter::once(self.small.as_slice()).chain(self.chunks.iter().map(|chunk| &chunk[..]));
+        let all = std::iter::once(&self.copied[self.head..]).chain(self.chunks.iter().map(|chunk| &chunk[..]));
         all.filter_map(move |piece| {
             let (from, to) = (range.start.max(begin), range.end.min(begin + piece.len()));
             let part = (from < to).then(|| &piece[from - begin..to - begin]);
@@ -169,7 +195,7 @@ impl Heard {
 
 impl Drop for Heard {
     fn drop(&mut self) {
-        self.payloads.release(self.kept);
+        self.payloads.release(self.counted);
     }
 }
 
@@ -186,8 +212,9 @@ struct Walk {
     prefix: [u8; PREFIX],
     have: usize,
     remaining: usize,
-    /// Of the first `MAX_MESSAGES` whole messages.
-    spans: Vec<Span>,
+    /// Of the first `MAX_MESSAGES` whole messages. Most directions have one alone.
+    first: Option<Span>,
+    more: Vec<Span>,
     /// Whole ones.
     messages: usize,
 }
@@ -215,10 +242,20 @@ impl Walk {
             }
             self.have = 0;
             self.messages += 1;
-            if self.messages <= MAX_MESSAGES {
-                let bytes = self.at - message_length(&self.prefix)..self.at;
-                self.spans.push(Span { bytes, compressed: self.prefix[0] & 1 == 1 });
+            let bytes = self.at - message_length(&self.prefix)..self.at;
+            let span = Span { bytes, compressed: self.prefix[0] & 1 == 1 };
+            if self.messages == 1 {
+                self.first = Some(span);
+            } else if self.messages <= MAX_MESSAGES {
+                self.more.push(span);
             }
+        }
+    }
+
+    fn span(&self, message: usize) -> Option<&Span> {
+        match message.checked_sub(1) {
+            None => self.first.as_ref(),
+            Some(more) => self.more.get(more),
         }
     }
 }
@@ -233,6 +270,7 @@ mod tests {
         let payloads = Arc::new(Payloads::new(most_bytes, 16 << 20));
         let mut heard = Heard::new(&payloads);
         bytes.chunks(cut).for_each(|chunk| heard.put(&Bytes::copy_from_slice(chunk)));
+        heard.settle();
         (payloads, heard)
     }
 

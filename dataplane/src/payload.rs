@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -94,13 +95,40 @@ impl Payloads {
     }
 }
 
+/// Ids and the method of a call, in one piece of memory.
+pub struct Names {
+    text: Box<str>,
+    model_id: usize,
+    vmodel_id: usize,
+}
+
+impl Names {
+    pub fn new(model_id: &str, vmodel_id: &str, method: &str) -> Names {
+        let mut text = String::with_capacity(model_id.len() + vmodel_id.len() + method.len());
+        for name in [model_id, vmodel_id, method] {
+            text.push_str(name);
+        }
+        Names { text: text.into(), model_id: model_id.len(), vmodel_id: vmodel_id.len() }
+    }
+
+    pub fn model_id(&self) -> &str {
+        &self.text[..self.model_id]
+    }
+
+    pub fn vmodel_id(&self) -> &str {
+        &self.text[self.model_id..self.model_id + self.vmodel_id]
+    }
+
+    pub fn method(&self) -> &str {
+        &self.text[self.model_id + self.vmodel_id..]
+    }
+}
+
 /// What one call left behind.
 pub struct Record {
     pub number: u64,
     pub process: u64,
-    pub model_id: Box<str>,
-    pub vmodel_id: Box<str>,
-    pub method: Box<str>,
+    pub names: Names,
     pub code: Code,
     /// Epoch seconds.
     pub arrived: f64,
@@ -135,11 +163,17 @@ pub struct Queue {
     state: Mutex<State>,
 }
 
+/// Some payloads of one call: which ones, of all that it has.
+///
+/// To hand these on touches no record, of which there may be thousands that no cache has.
+pub struct Part {
+    pub record: Arc<Record>,
+    pub payloads: Range<usize>,
+}
+
 #[derive(Default)]
 struct State {
-    records: VecDeque<Arc<Record>>,
-    /// Payloads of the first record that have been taken.
-    taken: usize,
+    parts: VecDeque<Part>,
     payloads: usize,
     /// Python is to be told once so many wait; 0 where it is not.
     wanted: usize,
@@ -175,7 +209,7 @@ impl Queue {
         if more == 0 {
             return;
         }
-        state.records.push_back(Arc::clone(record));
+        state.parts.push_back(Part { record: Arc::clone(record), payloads: 0..more });
         state.payloads += more;
         let told = state.wanted > 0 && state.payloads >= state.wanted;
         if told {
@@ -196,22 +230,28 @@ impl Queue {
         waits
     }
 
-    /// The oldest payloads, at most so many: each as its call's record and its place there.
-    pub fn take(&self, most: usize) -> Vec<(Arc<Record>, usize)> {
+    /// The oldest payloads, at most so many.
+    pub fn take(&self, most: usize) -> Vec<Part> {
         let mut state = lock(&self.state);
-        let mut found = Vec::with_capacity(most.min(state.payloads));
-        while found.len() < most {
-            let Some(record) = state.records.front().map(Arc::clone) else { break };
-            let all = record.payloads();
-            let until = all.min(state.taken + most - found.len());
-            found.extend((state.taken..until).map(|at| (Arc::clone(&record), at)));
-            state.taken = until;
-            if until == all {
-                state.records.pop_front();
-                state.taken = 0;
+        if state.payloads <= most {
+            state.payloads = 0;
+            return std::mem::take(&mut state.parts).into();
+        }
+        let mut found = Vec::new();
+        let mut left = most;
+        while left > 0 {
+            let Some(first) = state.parts.front_mut() else { break };
+            if first.payloads.len() > left {
+                let until = first.payloads.start + left;
+                found.push(Part { record: Arc::clone(&first.record), payloads: first.payloads.start..until });
+                first.payloads.start = until;
+                left = 0;
+            } else {
+                left -= first.payloads.len();
+                found.extend(state.parts.pop_front());
             }
         }
-        state.payloads -= found.len();
+        state.payloads -= most - left;
         found
     }
 
@@ -237,12 +277,11 @@ mod tests {
     fn record(payloads: &Arc<Payloads>, number: u64, messages: usize) -> Arc<Record> {
         let mut request = Heard::new(payloads);
         (0..messages).for_each(|_| request.put(&Bytes::from_static(&[0, 0, 0, 0, 1, 7])));
+        request.settle();
         Arc::new(Record {
             number,
             process: payloads.process,
-            model_id: "m".into(),
-            vmodel_id: "".into(),
-            method: "s/m".into(),
+            names: Names::new("m", "", "s/m"),
             code: Code::OK,
             arrived: 0.0,
             ended: 0.0,
@@ -251,8 +290,8 @@ mod tests {
         })
     }
 
-    fn numbers(taken: &[(Arc<Record>, usize)]) -> Vec<(u64, usize)> {
-        taken.iter().map(|(record, at)| (record.number, *at)).collect()
+    fn numbers(taken: &[Part]) -> Vec<(u64, usize)> {
+        taken.iter().flat_map(|part| part.payloads.clone().map(|at| (part.record.number, at))).collect()
     }
 
     #[test]
@@ -279,7 +318,7 @@ mod tests {
         queue.close();
         queue.push(&record(&payloads, 4, 4), &payloads, &wake);
         assert_eq!(queue.lost(), [0, 2, 0, 5]);
-        assert_eq!(queue.take(9).len(), 4);
+        assert_eq!(numbers(&queue.take(9)).len(), 4);
     }
 
     #[test]

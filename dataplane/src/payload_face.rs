@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::c_int;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView, PySlice, PyString, PyTuple};
 
 use crate::heard::{Heard, Message};
-use crate::payload::{Loss, Queue, Record};
+use crate::payload::{Loss, Part, Queue, Record};
 
 /// Binary metadata is told with and without padding.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -52,7 +52,7 @@ impl PayloadQueue {
     }
 
     fn take(&self, most: usize) -> PayloadBatch {
-        PayloadBatch(self.0.take(most))
+        PayloadBatch::new(self.0.take(most))
     }
 
     fn close(&self) {
@@ -66,33 +66,60 @@ impl PayloadQueue {
 }
 
 #[pyclass(frozen, sequence, module = "mesh.dataplane")]
-pub struct PayloadBatch(Vec<(Arc<Record>, usize)>);
+pub struct PayloadBatch {
+    parts: Vec<Part>,
+    length: usize,
+    /// Where each part begins, once a payload is looked at.
+    starts: OnceLock<Vec<usize>>,
+}
+
+impl PayloadBatch {
+    fn new(parts: Vec<Part>) -> PayloadBatch {
+        let length = parts.iter().map(|part| part.payloads.len()).sum();
+        PayloadBatch { parts, length, starts: OnceLock::new() }
+    }
+
+    /// The payload at an index below the length.
+    fn at(&self, index: usize) -> Option<(&Arc<Record>, usize)> {
+        let starts = self.starts.get_or_init(|| {
+            let mut next = 0;
+            let start = |part: &Part| {
+                let start = next;
+                next += part.payloads.len();
+                start
+            };
+            self.parts.iter().map(start).collect()
+        });
+        let part = starts.partition_point(|start| *start <= index).checked_sub(1)?;
+        let Part { record, payloads } = self.parts.get(part)?;
+        Some((record, payloads.start + index - starts[part]))
+    }
+}
 
 #[pymethods]
 impl PayloadBatch {
     fn __len__(&self) -> usize {
-        self.0.len()
+        self.length
     }
 
     fn __getitem__(&self, py: Python<'_>, index: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
         if let Ok(slice) = index.cast::<PySlice>() {
-            let slice = slice.indices(isize::try_from(self.0.len())?)?;
-            let part = (0..slice.slicelength).map(|step| {
-                // Within the bounds, as `indices` says.
-                let at = slice.start + isize::try_from(step).unwrap_or(0) * slice.step;
-                self.0[usize::try_from(at).unwrap_or(0)].clone()
-            });
-            return Ok(Py::new(py, PayloadBatch(part.collect()))?.into_any());
+            let slice = slice.indices(isize::try_from(self.length)?)?;
+            let steps = isize::try_from(slice.slicelength)?;
+            let chosen = (0..steps).filter_map(|step| usize::try_from(slice.start + step * slice.step).ok());
+            let part = |(record, at): (&Arc<Record>, usize)| Part { record: Arc::clone(record), payloads: at..at + 1 };
+            let parts = chosen.filter_map(|at| self.at(at).map(part)).collect();
+            return Ok(Py::new(py, PayloadBatch::new(parts))?.into_any());
         }
         let index: isize = index.extract()?;
-        let at = if index < 0 { index + isize::try_from(self.0.len())? } else { index };
-        let found = usize::try_from(at).ok().and_then(|at| self.0.get(at));
+        let at = if index < 0 { index + isize::try_from(self.length)? } else { index };
+        let found = usize::try_from(at).ok().filter(|at| *at < self.length).and_then(|at| self.at(at));
         let (record, at) = found.ok_or_else(|| PyIndexError::new_err("there are not so many payloads"))?;
-        Ok(Py::new(py, Payload { record: Arc::clone(record), at: *at })?.into_any())
+        Ok(Py::new(py, Payload { record: Arc::clone(record), at })?.into_any())
     }
 
     fn __repr__(&self) -> String {
-        format!("<batch of {} payloads>", self.0.len())
+        format!("<batch of {} payloads>", self.length)
     }
 }
 
@@ -134,17 +161,17 @@ impl Payload {
 
     #[getter]
     fn model_id(&self) -> &str {
-        &self.record.model_id
+        self.record.names.model_id()
     }
 
     #[getter]
     fn vmodel_id(&self) -> &str {
-        &self.record.vmodel_id
+        self.record.names.vmodel_id()
     }
 
     #[getter]
     fn method(&self) -> &str {
-        &self.record.method
+        self.record.names.method()
     }
 
     #[getter]
@@ -210,7 +237,7 @@ impl Payload {
 
     fn __repr__(&self) -> String {
         let kind = if self.is_request() { "request" } else { "response" };
-        format!("<{kind} of call {} of {:?}, model {:?}>", self.id(), self.record.method, self.record.model_id)
+        format!("<{kind} of call {} of {:?}, model {:?}>", self.id(), self.method(), self.model_id())
     }
 }
 

@@ -9,7 +9,7 @@ use crate::client::Client;
 use crate::clock::epoch_s;
 use crate::grpc::Code;
 use crate::heard::Heard;
-use crate::payload::{Queue, Record};
+use crate::payload::{Names, Queue, Record};
 use crate::stream::Call;
 
 /// One who processes payloads, and of which calls.
@@ -100,7 +100,9 @@ impl Tapping {
         // Where nobody was sent the request, as for an unknown model, it has not been read.
         let mut cx = Context::from_waker(Waker::noop());
         while let Poll::Ready(Ok(Piece::Chunk { last: false, .. })) = body.poll_next(&mut cx) {}
-        let (Some(request), Some(response)) = (body.take_heard(), client.take_heard()) else { return };
+        let (Some(mut request), Some(mut response)) = (body.take_heard(), client.take_heard()) else { return };
+        request.settle();
+        response.settle();
         if request.messages() == 0 && request.lost().is_none() {
             // The client has gone before there was a request.
             return;
@@ -111,9 +113,7 @@ impl Tapping {
         let record = Arc::new(Record {
             number: self.number,
             process: payloads.process,
-            model_id: model_id.into(),
-            vmodel_id: vmodel_id.into(),
-            method: call.method().into(),
+            names: Names::new(model_id, vmodel_id, call.method()),
             code,
             arrived: ended - call.arrived.elapsed().as_secs_f64(),
             ended,

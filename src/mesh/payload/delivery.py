@@ -183,11 +183,15 @@ class Delivery(Generic[S]):
                 if not left:
                     return
                 self._complain(failure)
-                if not failure.retry or attempt >= self.definition.attempts:
+                last = not failure.retry or attempt >= self.definition.attempts
+                if last:
                     self.lose(len(left), failure.reason)
                     left = ()
+                if failure.retry:
+                    # After the last attempt, too: what is down is not asked by one batch after the other.
+                    await asyncio.sleep(self._pause_s(attempt, failure))
+                if last:
                     return
-                await asyncio.sleep(self._pause_s(attempt, failure))
         except asyncio.CancelledError:
             self.lose(len(left), "shutdown")
             raise

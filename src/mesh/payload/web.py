@@ -2,7 +2,7 @@
 
 import asyncio
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -67,11 +67,17 @@ class Web:
         posts.conclude()
 
     async def _post(self, posts: "_Posts") -> None:
-        for at, payload in posts.next:
+        while (following := next(posts.next, None)) is not None:
+            at, payload = following
             try:
                 body = encode(payload)
                 async with self._session.post(self._url, data=body, allow_redirects=False) as response:
                     await response.content.read(_MOST_ANSWER_BYTES)
+            except aiohttp.ClientConnectorError as error:
+                # The others would not get there either.
+                posts.failed(str(error))
+                posts.next = iter(())
+                return
             except (aiohttp.ClientError, OSError) as error:
                 posts.failed(f"{type(error).__name__}: {error}")
             except ValueError as error:
@@ -92,7 +98,7 @@ class _Posts:
     """What has become of a batch."""
 
     def __init__(self, batch: Sequence[Payload]) -> None:
-        self.next = iter(enumerate(batch))
+        self.next: Iterator[tuple[int, Payload]] = iter(enumerate(batch))
         self.timed_out = False
         self._undone: dict[int, Payload] = dict(enumerate(batch))
         self._why = ""
