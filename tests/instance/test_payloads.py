@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 
 import grpc
 import pytest
+from click.testing import CliRunner, Result
 from prometheus_client.metrics_core import Metric
 
+from mesh.cli import main
 from mesh.instance import Settings
 from mesh.instance.settings import PayloadSettings
 from mesh.payload import Options, Payload, PlainPayload
@@ -236,6 +238,8 @@ async def test_processors_change_while_the_mesh_runs(mesh: Mesh, kept: dict[str,
     assert (listed.origin, listed.working, listed.trouble) == ("registry", True, "")
     await _payloads(clients[0]).Remove(payloads_pb2.RemoveProcessorRequest(name="audit"), timeout=10)
     await _applied(mesh, "audit", working=False)
+    # What waited for it then, it still gets.
+    await asyncio.sleep(0.3)
     sampled = len(kept["audit"]) - 4
     assert 2 * 20 < sampled < 2 * 80
     await clients[0].infer("other", b"3")
@@ -392,6 +396,36 @@ async def test_payloads_reach_a_web_server_as_those_of_modelmesh_do(mesh: Mesh) 
         assert (request["modelid"], request["vModelId"], request["method"]) == ("m", "v", CALL)
         assert request["metadata"]["mm-vmodel-id"] == "v"
         assert {one.raw_path for one in receiver.requests} == {"/sink?v"}
+
+
+async def test_people_see_and_change_processors_by_the_command(
+    mesh: Mesh, kept: dict[str, list[Payload]]
+) -> None:
+    client = await mesh.add(**_processors("nothing://x"))
+    await client.register("m", load=True, sync=True)
+
+    async def run(*arguments: str) -> Result:
+        command = ["payloads", *arguments, "--address", client.address]
+        return await asyncio.to_thread(CliRunner().invoke, main, command)
+
+    filters = ("--model", "m", "--method", CALL, "--sample", "100%", "--member", "batch_size=7")
+    done = await run("set", "audit", "kept:audit?password=x", *filters, "--option", "hold=false")
+    assert done.exit_code == 0, done.output
+    await _applied(mesh, "audit")
+    await client.infer("m")
+    await eventually(lambda: len(kept["audit"]) == 2)
+    await eventually(lambda: mesh.instances[0].parts.payloads.statuses()["audit"].delivered == 2)
+    shown = (await run("list")).output
+    assert re.search(rf"audit +registry +kept:audit\S* +m; {CALL} +2 +0 +0", shown), shown
+    assert re.search(r"env-1 +environment +nothing://x .*there are ", shown), shown
+    listed = {one["name"]: one for one in json.loads((await run("--json")).output)["processors"]}
+    assert listed["audit"]["definition"]["batch_size"] == 7
+    assert listed["audit"]["definition"]["options"] == {"hold": False}
+    refused = await run("set", "audit", "kept:audit", "--member", "batchsize=7")
+    assert refused.exit_code == 1
+    assert "unknown field `batchsize`; there are uri, models" in refused.output
+    assert (await run("remove", "audit")).exit_code == 0
+    assert "no payload processor 'audit'" in (await run("remove", "audit")).output
 
 
 def test_settings_are_those_of_modelmesh() -> None:

@@ -51,6 +51,6 @@ def _described(definition: str) -> tuple[str, str]:
     calls = [
         ", ".join(map(str, members.get("models") or ())) or "any model",
         ", ".join(map(str, members.get("methods") or ())),
-        f"{members['sample']:.3g} of calls" if "sample" in members else "",
+        f"{members['sample']:.3g} of calls" if members.get("sample", 1) != 1 else "",
     ]
     return str(members.get("uri", definition)), "; ".join(filter(None, calls))
