@@ -3,7 +3,7 @@
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from grafana.board import assemble, new
-from grafana.rows import cache, glance, internals, loading, placement, requests
+from grafana.rows import cache, glance, internals, loading, payloads, placement, requests
 
 
 def dashboard() -> Dashboard:
@@ -17,6 +17,7 @@ def dashboard() -> Dashboard:
             loading.section(),
             loading.cold_starts(),
             cache.section(),
+            payloads.section(),
             internals.section(),
         ],
     )

@@ -136,7 +136,7 @@ def _copies() -> Section:
                             f"{BY_INSTANCE} evictions",
                         ),
                     ],
-                    description="In each minute.",
+                    description="In the time of each bar.",
                     bars=True,
                     interval="1m",
                 ),

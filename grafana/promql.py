@@ -30,8 +30,8 @@ def total(expr: str, *by: str) -> str:
 
 
 def increase(name: str, *matchers: str) -> str:
-    """Over one step of the panel."""
-    return f"increase({series(name, *matchers)}[$__rate_interval])"
+    """Over one step of the panel, exactly: bars add up. The step must hold two scrapes."""
+    return f"increase({series(name, *matchers)}[$__interval])"
 
 
 def quantile(share: str, name: str, *matchers: str, by: Sequence[str] = ()) -> str:

@@ -106,7 +106,7 @@ def section() -> Section:
                 ),
             ),
             (
-                12,
+                8,
                 graph(
                     "Vmodels",
                     [
@@ -118,13 +118,26 @@ def section() -> Section:
                 ),
             ),
             (
-                12,
+                8,
                 graph(
                     "Mirrored requests",
                     [
                         by_instance("data_plane_shadows"),
                     ],
                     description="Requests to vmodels' shadows that are not answered yet.",
+                ),
+            ),
+            (
+                8,
+                graph(
+                    "Spans of traces",
+                    [
+                        Query(total(rate("trace_spans_sent")), "sent"),
+                        Query(total(rate("trace_spans_lost"), "reason"), "lost: {{reason}}"),
+                    ],
+                    description="Per second, where requests are traced. Lost spans: the collector is away or "
+                    "too slow; requests are not affected.",
+                    unit="ops",
                 ),
             ),
         ],

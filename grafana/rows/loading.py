@@ -30,7 +30,7 @@ def section() -> Section:
                         Query(f"-{total(increase('age_at_eviction_milliseconds_count'))}", "evictions"),
                         Query(total(increase("loadmodel_failure")), "failed loads"),
                     ],
-                    description="In each minute. An eviction is an unload for want of room.",
+                    description="In the time of each bar. An eviction is an unload for want of room.",
                     bars=True,
                     interval="1m",
                 ),

@@ -3,18 +3,24 @@
 import asyncio
 import contextlib
 import itertools
+import json
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
+import numpy
 
 from mesh.instance import CopySettings, MetricsSettings, UpkeepSettings
+from mesh.instance.settings import PayloadSettings, TracingSettings
 from mesh.protos import admin_pb2
 from tests.instance.meshes import Client, Mesh
 from tests.instance.scripted_runtime import MIB, ScriptedRuntime
+from tests.payload.inference import infer_request
 from tests.servers.process import free_port
 from tests.servers.prometheus import Target
+from tests.servers.traces import Traces
 
 NAMESPACE = "models"
 SERVICE = "tests"
@@ -25,18 +31,36 @@ MODELS = tuple(f"model-{number}" for number in range(12))
 MEASURED = MODELS[0]
 #: Is larger than it was taken for.
 LARGER = MODELS[1]
+#: A method whose tensors are watched.
+WATCHED = "inference.GRPCInferenceService/ModelInfer"
 #: Fails to load.
 BROKEN = "broken"
 #: Has now one copy, now two.
 SPREAD = "spread"
 
 
+#: Where nothing listens.
+_NOBODY = "http://127.0.0.1:1"
+#: One that takes payloads, one that nobody answers for, and one that watches tensors.
+_PROCESSORS = {
+    "log": {"uri": "logger:", "models": [MEASURED]},
+    "away": {"uri": _NOBODY, "models": [LARGER], "attempts": 1, "capacity": 2},
+    "drift": {
+        "uri": "monitor:",
+        "methods": [WATCHED],
+        "options": {"learn_rows": 100, "window": {"rows": 100, "fewest_rows": 20}},
+    },
+}
+
+
 @asynccontextmanager
-async def busy_mesh(mesh: Mesh) -> AsyncIterator[list[Target]]:
+async def busy_mesh(mesh: Mesh, traces: Traces) -> AsyncIterator[list[Target]]:
     """Has ``mesh`` load, evict, fail, wait and serve until the end of the block; yields what is to be scraped."""
     targets = []
     clients = []
-    for pod in PODS:
+    processors = mesh.socket().with_name("processors.json")
+    processors.write_text(json.dumps(_PROCESSORS))
+    for pod, collector in zip(PODS, (_NOBODY, traces.http_url, traces.http_url), strict=True):
         # Room for three models of four MiB.
         runtime = ScriptedRuntime(mesh.socket(), capacity=14 * MIB, size=4 * MIB, limit_concurrency=2)
         runtime.load_delay_s = 0.05
@@ -53,6 +77,8 @@ async def busy_mesh(mesh: Mesh) -> AsyncIterator[list[Target]]:
                 metrics=MetricsSettings(port=port, per_model=True),
                 copies=CopySettings(look_interval_ms=500),
                 upkeep=UpkeepSettings(source_interval_s=3_600),
+                payloads=PayloadSettings(file=str(processors)),
+                tracing=TracingSettings(endpoint=collector, sampler="traceidratio", sampler_arg="0.1"),
             )
         )
         targets.append(Target(f"127.0.0.1:{port}", {"namespace": NAMESPACE, "pod": pod}))
@@ -64,6 +90,7 @@ async def busy_mesh(mesh: Mesh) -> AsyncIterator[list[Target]]:
         tasks = [group.create_task(_use(client, chance)) for client in clients for _ in range(4)]
         tasks.append(group.create_task(_break(clients[0])))
         tasks.append(group.create_task(_spread(clients[0])))
+        tasks.append(group.create_task(_infer(clients[0])))
         try:
             yield targets
         finally:
@@ -87,6 +114,16 @@ async def _break(client: Client) -> None:
             await client.unregister(BROKEN)
             await client.register(BROKEN)
         await asyncio.sleep(0.5)
+
+
+async def _infer(client: Client) -> None:
+    call: Any = client.channel.unary_unary(f"/{WATCHED}")
+    values = numpy.random.default_rng(7)
+    while True:
+        request = infer_request(x=values.normal(size=(50, 3)).astype(numpy.float32))
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            await call(request.SerializeToString(), metadata=(("mm-model-id", MODELS[2]),), timeout=20)
+        await asyncio.sleep(0.1)
 
 
 async def _spread(client: Client) -> None:

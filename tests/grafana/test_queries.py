@@ -6,11 +6,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from tests.grafana import boards, kubernetes_series
 from tests.grafana.busy_mesh import MODELS, NAMESPACE, PODS, SERVICE, busy_mesh
 from tests.grafana.test_rules import RULES
 from tests.instance.meshes import Mesh
 from tests.servers.prometheus import PrometheusServer, QueryRefusedError, Target, configure
+from tests.servers.traces import Traces
 
 #: Of the dashboards of the mesh: what they choose at first.
 _CHOSEN = {"namespace": ".*", "job": "mesh", "by": "pod", "instance": ".*"}
@@ -26,12 +29,16 @@ _VARIABLES = {
     },
 }
 _METRIC = re.compile(r"\bmodelmesh[_:][\w:]+")
-_OF_GRAFANA = {"__rate_interval": "1m"}
+#: Where dashboards ask for exemplars.
+_TRACED = "modelmesh_api_request_milliseconds_bucket"
+_OF_GRAFANA = {"__interval": "1m", "__rate_interval": "1m"}
 #: Within which everything has happened at least once and was scraped twice, seconds.
 _DEADLINE_S = 60.0
 
 
-async def test_every_query_and_rule_works(tmp_path: Path, prometheus_program: Path) -> None:
+async def test_every_query_and_rule_works(
+    tmp_path: Path, prometheus_program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All in one test, since to fill a Prometheus takes its time."""
     queries = {
         f"{name}: {panel.title}: {query}": boards.interpolate(query, _VARIABLES[name] | _OF_GRAFANA)
@@ -43,7 +50,9 @@ async def test_every_query_and_rule_works(tmp_path: Path, prometheus_program: Pa
         # What alerts ask may be true of none, but all that they ask about must be there.
         queries |= {f"{rules.name}: {name}": name for name in _METRIC.findall(rules.read_text())}
     containers = dict.fromkeys(PODS, ("mm", "model-server"))
-    async with Mesh(tmp_path) as mesh, busy_mesh(mesh) as targets:
+    # Spans are given up sooner than by default.
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    async with Traces() as traces, Mesh(tmp_path) as mesh, busy_mesh(mesh, traces) as targets:
         with kubernetes_series.served(NAMESPACE, containers) as cluster:
             everything = [*targets, Target(cluster, {}, job="cluster")]
             prometheus = PrometheusServer(
@@ -52,10 +61,13 @@ async def test_every_query_and_rule_works(tmp_path: Path, prometheus_program: Pa
             await asyncio.to_thread(prometheus.start)
             try:
                 missing = await _without_data(prometheus, queries)
+                traced = await asyncio.to_thread(prometheus.exemplars, _TRACED)
                 rules_told = await asyncio.to_thread(prometheus.rules)
             finally:
                 await asyncio.to_thread(prometheus.process.kill)
     assert missing == {}
+    assert traced
+    assert all(len(bytes.fromhex(labels["trace_id"])) == 16 for labels in traced)
     assert {rule["health"]: rule for rule in rules_told}.keys() == {"ok"}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -109,6 +110,7 @@ class PrometheusServer:
                 program / "prometheus",
                 f"--config.file={configuration}",
                 f"--storage.tsdb.path={folder / 'prometheus-data'}",
+                "--enable-feature=exemplar-storage",
                 f"--web.listen-address={self.endpoint.removeprefix('http://')}",
             ],
             folder / "prometheus.log",
@@ -129,6 +131,12 @@ class PrometheusServer:
         if data["resultType"] == "scalar":
             return [({}, float(data["result"][1]))]
         return [(series["metric"], float(series["value"][1])) for series in data["result"]]
+
+    def exemplars(self, selector: str) -> list[Mapping[str, str]]:
+        """The labels of exemplars of the last hour that the series have."""
+        end = time.time()
+        found = self._get("query_exemplars", query=selector, start=str(end - 3_600), end=str(end))
+        return [exemplar["labels"] for series in found for exemplar in series["exemplars"]]
 
     def rules(self) -> list[Mapping[str, Any]]:
         """Recording and alert rules with their ``name``, ``query``, ``health`` and ``lastError``."""
