@@ -1,4 +1,5 @@
 import importlib
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -56,3 +57,20 @@ def test_what_cannot_be_opened_is_told_with_what_could_be() -> None:
         open_processor("/host", options())
     with pytest.raises(InvalidProcessor, match=r"no\.such\.module:thing cannot be loaded"):
         open_processor("broken://x", options())
+
+
+@pytest.mark.parametrize(
+    ("uri", "module", "extra"),
+    [
+        ("parquet:///folder", "pyarrow", "payload-parquet"),
+        ("kafka://host/topic", "aiokafka", "payload-kafka"),
+        ("monitor:", "numpy", "payload"),
+        ("cloudevents+http://host", "numpy", "payload"),
+    ],
+)
+def test_a_library_that_is_missing_is_told_with_the_extra_that_brings_it(
+    uri: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(InvalidProcessor, match=rf"needs {module}.* pip install 'model-mesh\[{extra}\]'"):
+        open_processor(uri, options())
