@@ -102,14 +102,19 @@ impl Observed {
         let mut families = lock(&self.families);
         let is_new = families.iter().all(|other| other.name != name);
         if is_new {
-            families.push(Family {
+            let mut family = Family {
                 name: name.to_owned(),
                 text: text.to_owned(),
                 bounds: bounds.into(),
                 label: label.to_owned(),
                 places: HashMap::new(),
                 series: Vec::new(),
-            });
+            };
+            if !self.per_model && label.is_empty() {
+                // Its only series, there from the start: Prometheus sees no rise in what a new one begins with.
+                family.series("", "", false);
+            }
+            families.push(family);
         }
         is_new
     }

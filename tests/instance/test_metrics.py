@@ -125,6 +125,7 @@ def _check_documentation(families: dict[str, list[Metric]]) -> None:
 
 async def test_without_models_there_are_no_labels_of_models(mesh: Mesh, unused_tcp_port: int) -> None:
     client = await mesh.add(metrics=MetricsSettings(port=unused_tcp_port, full_method_names=True))
+    assert (await scrape(unused_tcp_port)).series("loadmodel_milliseconds_count") == {(): 0}
     await client.register("m")
     await client.infer("m")
     answer = await scrape(unused_tcp_port)
