@@ -30,9 +30,12 @@ import click
 @click.option(
     "--webhook-certificates",
     type=click.Path(file_okay=False),
-    default="/tmp/k8s-webhook-server/serving-certs",  # noqa: S108 - where manifests of this kind mount them
-    show_default=True,
-    help="Directory of tls.crt and tls.key.",
+    help="Directory of tls.crt and tls.key, read again when they change.",
+)
+@click.option(
+    "--webhook-self-signed",
+    is_flag=True,
+    help="Make the webhook's certificate, keep it in a Secret, and have the API server trust it.",
 )
 def controller(
     *,
@@ -44,7 +47,8 @@ def controller(
     renew: str,
     retry: str,
     webhook_port: int,
-    webhook_certificates: str,
+    webhook_certificates: str | None,
+    webhook_self_signed: bool,
 ) -> None:
     """Run meshes in a Kubernetes cluster: for annotated InferenceServices, Predictors and ServingRuntimes.
 
@@ -65,6 +69,8 @@ def controller(
     from mesh.controller.settings import InvalidSetting, read_address, read_duration, read_settings
     from mesh.instance.logs import configure
 
+    if webhook_port and (webhook_certificates is None) == (not webhook_self_signed):
+        raise click.UsageError("--webhook-port needs either --webhook-certificates or --webhook-self-signed")
     try:
         election = Terms(read_duration(lease), read_duration(renew), read_duration(retry))
         settings = read_settings(
@@ -73,7 +79,7 @@ def controller(
             probe_address=read_address(health_probe_bind_address),
             election=election if enable_leader_election else None,
             webhook_port=webhook_port,
-            webhook_certificates=Path(webhook_certificates),
+            webhook_certificates=Path(webhook_certificates) if webhook_certificates else None,
         )
     except InvalidSetting as problem:
         raise click.ClickException(str(problem)) from None

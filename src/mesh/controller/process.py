@@ -3,17 +3,19 @@
 import asyncio
 import logging
 import signal
+import tempfile
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
-from mesh.controller.cluster import ClusterError
+from mesh.controller.cluster import Cluster, ClusterError
 from mesh.controller.configuration import InvalidConfiguration
 from mesh.controller.controller import Controller, LeadershipLost
 from mesh.controller.probes import QueueMetrics, serve_metrics, serve_probes
 from mesh.controller.settings import ControllerSettings, InvalidSetting
-from mesh.controller.webhook import Webhook
+from mesh.controller.webhook import SelfSigned, Webhook
 
 _log = logging.getLogger(__name__)
 #: Connections to the API server: one for each kind that is followed, and for calls.
@@ -52,10 +54,7 @@ async def _run(settings: ControllerSettings) -> str:
                 stack.push_async_callback(runner.cleanup)
         tasks = [asyncio.create_task(controller.run(), name="controller")]
         if settings.webhook_port:
-            webhook = Webhook(
-                settings.webhook_port, settings.webhook_certificates, lambda: controller.server_types
-            )
-            tasks.append(asyncio.create_task(webhook.run(), name="webhook"))
+            tasks.append(asyncio.create_task(_serve_webhook(client, settings, controller), name="webhook"))
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait([*tasks, stopped], return_when=asyncio.FIRST_COMPLETED)
         ended = next((task for task in tasks if task.done()), None)
@@ -66,6 +65,23 @@ async def _run(settings: ControllerSettings) -> str:
             return ""
         result = results[tasks.index(ended)]
         return _told(result) if isinstance(result, BaseException) else f"the {ended.get_name()} ended"
+
+
+async def _serve_webhook(client: ApiClient, settings: ControllerSettings, controller: Controller) -> None:
+    """Serves the webhook until cancelled, with a certificate of the controller's own where none is given."""
+    if settings.webhook_certificates is not None:
+        await Webhook(
+            settings.webhook_port, settings.webhook_certificates, lambda: controller.server_types
+        ).run()
+        return
+    with tempfile.TemporaryDirectory(prefix="mesh-webhook-") as directory:
+        own = SelfSigned(Cluster(client), settings.namespace, Path(directory))
+        await own.prepare()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(own.run())
+            group.create_task(
+                Webhook(settings.webhook_port, Path(directory), lambda: controller.server_types).run()
+            )
 
 
 async def _client() -> ApiClient:

@@ -45,7 +45,7 @@ class ControllerSettings:
         defaults_file: of the configuration; None for the built-in defaults.
         election: None for a controller that leads alone.
         webhook_port: 0 for no webhook.
-        webhook_certificates: directory of ``tls.crt`` and ``tls.key``.
+        webhook_certificates: directory of ``tls.crt`` and ``tls.key``; None for the controller to make them.
     """
 
     namespace: str
@@ -62,7 +62,7 @@ class ControllerSettings:
     metrics_address: tuple[str, int] = ("", 8080)
     probe_address: tuple[str, int] = ("", 8081)
     webhook_port: int = 0
-    webhook_certificates: Path = Path("/tmp/k8s-webhook-server/serving-certs")  # noqa: S108
+    webhook_certificates: Path | None = None
 
 
 def read_settings(environment: Mapping[str, str], **flags: object) -> ControllerSettings:

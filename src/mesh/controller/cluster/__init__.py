@@ -20,6 +20,7 @@ from mesh.controller.cluster.kinds import (
     SERVICES,
     SERVING_RUNTIMES,
     VOLUME_CLAIMS,
+    WEBHOOKS,
     Kind,
 )
 from mesh.controller.cluster.leadership import Terms, lead
@@ -41,6 +42,7 @@ __all__ = [
     "SERVICE_MONITORS",
     "SERVING_RUNTIMES",
     "VOLUME_CLAIMS",
+    "WEBHOOKS",
     "Again",
     "Cluster",
     "ClusterError",

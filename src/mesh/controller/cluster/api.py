@@ -1,7 +1,7 @@
 """Calls of the Kubernetes API with objects as they are on the wire."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -144,6 +144,18 @@ class Cluster:
         path = kind.path(wanted["metadata"].get("namespace", ""))
         return await self._call("POST", path, {"fieldManager": FIELD_MANAGER}, wanted)
 
+    async def patch(
+        self, kind: Kind, namespace: str, name: str, operations: Sequence[Mapping[str, Any]]
+    ) -> Object:
+        """Changes single members of an object, by operations of JSON Patch.
+
+        Raises:
+            ClusterError: the server refused or did not answer.
+        """
+        path = kind.path(namespace, name)
+        headers = {"Content-Type": "application/json-patch+json"}
+        return await self._call("PATCH", path, {"fieldManager": FIELD_MANAGER}, list(operations), headers)
+
     async def replace(self, kind: Kind, changed: Mapping[str, Any]) -> Object:
         """Writes an object whole that has not changed since it was read.
 
@@ -204,7 +216,7 @@ class Cluster:
         method: str,
         path: str,
         query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
+        body: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> Object:
         response = await self._send(method, path, query or {}, body, headers or {}, DEADLINE_S)
@@ -219,7 +231,7 @@ class Cluster:
         method: str,
         path: str,
         query: Mapping[str, str],
-        body: Mapping[str, Any] | None,
+        body: Any,
         headers: Mapping[str, str],
         deadline_s: float,
     ) -> aiohttp.ClientResponse:
