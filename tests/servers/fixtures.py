@@ -12,6 +12,7 @@ import pytest
 from tests.servers import azure as azure_server
 from tests.servers import etcd as etcd_server
 from tests.servers import gcs as gcs_server
+from tests.servers import helm as helm
 from tests.servers import kafka as kafka_server
 from tests.servers import kubernetes as kubernetes_server
 from tests.servers import mlserver as ml_server
@@ -38,6 +39,7 @@ PROGRAMS: dict[str, Callable[[], Recipe]] = {
     "etcd_program": etcd_server.recipe,
     "gcs_program": gcs_server.recipe,
     "kafka_program": kafka_server.recipe,
+    "helm_program": helm.recipe,
     "kubernetes_program": kubernetes_server.recipe,
     "mlserver_program": ml_server.recipe,
     "prometheus_program": prometheus_server.recipe,
@@ -296,6 +298,12 @@ def triton(triton_program: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def helm_program() -> Path:
+    """The folder with Helm."""
+    return _program("helm_program")
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,10 @@ class ApiRefusedError(Exception):
         self.status = status
 
 
+class KubectlFailedError(Exception):
+    """What kubectl says when it fails."""
+
+
 class ControlPlane:
     """One cluster.
 
@@ -206,7 +210,7 @@ class ControlPlane:
         """Runs kubectl and returns what it prints.
 
         Raises:
-            subprocess.CalledProcessError: it failed; its standard error is in the exception.
+            KubectlFailedError: it failed.
         """
         done = subprocess.run(
             [self.program, "kubectl", "--kubeconfig", self.kubeconfig, *arguments],
@@ -216,7 +220,7 @@ class ControlPlane:
             check=False,
         )
         if done.returncode:
-            raise subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr)
+            raise KubectlFailedError(f"kubectl {' '.join(map(str, arguments))}: {done.stderr.strip()}")
         return done.stdout
 
     def until(self, what: Callable[[], bool], named: str, within: float = 60.0) -> None:
