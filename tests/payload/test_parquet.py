@@ -109,7 +109,7 @@ async def test_files_are_ended_by_size_by_time_and_by_their_number(tmp_path: Pat
     sink = open_processor(f"parquet://{tmp_path}/many", options(decoded=True, open_files=2))
     for number in range(5):
         await sink.process([request(infer_request(x=[1.0]).SerializeToString(), model_id=f"m{number}")])
-    assert len(files(tmp_path / "many")) == 3
+    await eventually(lambda: len(files(tmp_path / "many")) == 3)
     await sink.close(5)
     assert len(files(tmp_path / "many")) == 5
 
