@@ -1,7 +1,6 @@
 """Objects of a real cluster, followed and written."""
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -27,14 +26,6 @@ async def api(cluster: ControlPlane) -> AsyncIterator[Cluster]:
     api = Cluster(ApiClient(configuration))
     yield api
     await api.close()
-
-
-@pytest.fixture
-def namespace(cluster: ControlPlane) -> str:
-    name = f"test-{uuid.uuid4().hex[:8]}"
-    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-    cluster.call("POST", "/api/v1/namespaces", body)
-    return name
 
 
 def config_map(namespace: str, name: str, **data: str) -> dict[str, Any]:

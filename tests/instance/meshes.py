@@ -13,7 +13,7 @@ from mesh.instance import Channels, EvictionSettings, Instance, LifecycleSetting
 from mesh.protos import admin_pb2, admin_pb2_grpc, model_mesh_pb2, model_mesh_pb2_grpc, vmodels_pb2_grpc
 from mesh.puller import Puller, PullerSettings
 from mesh.pulling import PullingRuntime
-from mesh.registry import MemoryCluster, MemoryStore, Store
+from mesh.registry import MemoryCluster, MemoryStore, Store, open_store
 from mesh.runtimes import ModelRuntime, RuntimeEndpoints, SpiRuntime
 from tests.instance.scripted_runtime import ScriptedRuntime
 
@@ -125,14 +125,19 @@ class Client:
 class Mesh:
     """Some instances that share a registry. Use as an async context manager.
 
+    Args:
+        folder: for sockets.
+        kv_store: of the registry, as in the setting; an embedded one without it.
+
     Attributes:
-        registry: may be stopped and started.
+        registry: the embedded one; may be stopped and started.
     """
 
     _names = itertools.count()
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kv_store: str = "") -> None:
         self._folder = folder
+        self._kv_store = kv_store
         self._stack = AsyncExitStack()
         self.registry = MemoryCluster()
         self.instances: list[Instance] = []
@@ -166,7 +171,7 @@ class Mesh:
             if puller is not None:
                 driver = PullingRuntime(driver, Puller(puller))
             self._stack.push_async_callback(driver.close)
-        store: Store = MemoryStore(self.registry)
+        store: Store = open_store(self._kv_store) if self._kv_store else MemoryStore(self.registry)
         self._stack.push_async_callback(store.close)
         values: dict[str, Any] = {
             "instance_id": f"test-{number}",

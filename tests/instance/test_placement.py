@@ -42,6 +42,10 @@ async def test_types_live_where_their_labels_are_also_after_the_rules_have_chang
     assert refused.value.details() == (
         "There are no running instances that meet the label requirements of type speech: [tpu]"
     )
+    # Who asked for the load without waiting reads it in the status.
+    status = await plain.register("s", model_type="speech", load=True)
+    assert status.status == status.LOADING_FAILED
+    assert list(status.errors) == [refused.value.details()]
 
     instances = [instance.parts.candidates.ranked for instance in mesh.instances]
     rules.write_text('{"speech": {"required": "tpu"}}')

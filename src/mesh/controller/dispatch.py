@@ -145,6 +145,9 @@ class Dispatcher:
         if (metadata["namespace"], metadata["name"]) == (settings.namespace, settings.config_map):
             if self._configure():
                 self.look_at_all()
+                # Their status tells where they are reached.
+                for namespace in self._view.enabled_namespaces():
+                    self.mesh_started(namespace)
         elif metadata["name"] == CONSTRAINTS:
             self._namespaces.add(metadata["namespace"])
 

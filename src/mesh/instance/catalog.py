@@ -162,7 +162,11 @@ class Catalog:
         if status not in {_Status.LOADED, _Status.LOADING} and self._placer.is_placing(model_id):
             # The instance that is to load it may not have said so yet.
             status = _Status.LOADING
-        reply = _Status(status=status, errors=[record.failure_message(instance) for _, instance in failures])
+        errors = [record.failure_message(instance) for _, instance in failures]
+        if status == _Status.NOT_LOADED and (why := self._placer.without_home(model_id, record)):
+            # It cannot be loaded as things are; nothing else would tell whoever asked for the load without waiting.
+            status, errors = _Status.LOADING_FAILED, [why]
+        reply = _Status(status=status, errors=errors)
         if status in {_Status.LOADED, _Status.LOADING, _Status.LOADING_FAILED}:
             infos = copies + [
                 _Status.ModelCopyInfo(location=instance, copyStatus=_Status.LOADING_FAILED, time=time)

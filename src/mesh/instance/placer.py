@@ -25,6 +25,7 @@ from mesh.instance.routes import Routes
 from mesh.instance.sizing import known_size
 from mesh.placement import (
     MAX_ROUNDS,
+    NO_HOME,
     UNIT_BYTES,
     After,
     Attempt,
@@ -240,6 +241,11 @@ class Placer:
             return False
         reason = self._choose_now(record.but(failures={}), Attempt(model_id, self._now_ms())).reason
         return reason in {PlacementReason.CHOSEN, PlacementReason.NO_ROOM}
+
+    def without_home(self, model_id: str, record: ModelRecord) -> str:
+        """What to tell of a model whose type no instance has the labels for; empty where one has."""
+        message = self._choose_now(record, Attempt(model_id, self._now_ms())).message
+        return message if message.startswith(NO_HOME) else ""
 
     def _placed(self, model_id: str, task: asyncio.Task[Found]) -> None:
         del self._placing[model_id]

@@ -49,6 +49,11 @@ class ClusterError(Exception):
         return self.status == 410
 
     @property
+    def busy(self) -> bool:
+        """Whether the server could not do it just now, as for a kind that has been defined a moment ago."""
+        return self.status == 429
+
+    @property
     def forbidden(self) -> bool:
         """Whether the controller may not do this."""
         return self.status in {401, 403}
@@ -204,7 +209,8 @@ class Cluster:
         except ClusterError as problem:
             if problem.missing or problem.forbidden:
                 return False
-            raise
+            if not problem.busy:
+                raise
         return True
 
     async def close(self) -> None:

@@ -22,6 +22,9 @@ from mesh.protos.model_mesh_pb2 import SetVModelRequest, VModelStatusInfo
 _LOADING_S = 1.0
 #: Between looks whether there is a pod that can load the model. Seconds, as in KServe ModelMesh.
 _WAITING_S = 3.0
+#: Between looks whether there is a runtime now for a model that none supported. Seconds.
+_UNSUPPORTED_S = 30.0
+_UNSUPPORTED = frozenset({FailureReason.NO_RUNTIME, FailureReason.UNKNOWN_RUNTIME})
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,8 @@ def conclude(predictor: Predictor, before: Status, answer: Answer, now_s: int) -
         again = _WAITING_S
     elif after.active is ModelState.LOADING:
         again = _LOADING_S
+    elif after.failure is not None and after.failure.reason in _UNSUPPORTED:
+        again = _UNSUPPORTED_S
     return Outcome(after, again, happening=_told(before, after))
 
 

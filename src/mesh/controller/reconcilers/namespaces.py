@@ -20,7 +20,7 @@ from mesh.controller.namespaces import (
 from mesh.controller.namespaces.constraints import NAME as CONSTRAINTS
 from mesh.controller.namespaces.service import MONITOR, RUNTIMES_POLICY
 from mesh.controller.predictors import Source
-from mesh.controller.reconcilers.writing import Writer
+from mesh.controller.reconcilers.writing import Writer, again
 from mesh.controller.registry_events import RegistryEvents
 from mesh.controller.runtimes import CONTROLLER, SERVICE_LABEL
 from mesh.controller.tls import InvalidCertificates, credentials_of
@@ -65,7 +65,7 @@ class NamespaceReconciler:
             else:
                 await self._take_down(namespace)
         except ClusterError as problem:
-            raise Again(str(problem)) from problem
+            raise again(problem) from problem
         except (InvalidEtcdSecret, InvalidConnection, InvalidCertificates) as problem:
             raise Again(f"no mesh in namespace {namespace}: {problem}") from problem
         return None

@@ -21,6 +21,7 @@ from mesh.controller.predictors import (
     Answer,
     Endpoints,
     InvalidSpec,
+    ModelState,
     NoPods,
     Outcome,
     Predictor,
@@ -39,6 +40,7 @@ from mesh.controller.predictors import (
     write_inference_service,
     write_predictor,
 )
+from mesh.controller.reconcilers.writing import again
 from mesh.controller.view import View
 from mesh.placement import CopyPolicy
 from mesh.protos.model_mesh_pb2 import VModelStatusInfo
@@ -49,6 +51,8 @@ _log = logging.getLogger(__name__)
 _DELETION_S = 10.0
 #: Before a predictor is looked at again whose namespace has no mesh yet, seconds; as in KServe ModelMesh.
 _NO_MESH_S = 3.0
+#: Before a status is written again that somebody else has changed meanwhile, seconds: the change is on its way here.
+_CONFLICT_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,8 @@ class PredictorReconciler:
             deleting = resource["metadata"].get("deletionTimestamp") is not None
             answer = await mesh.set_vmodel(set_request(predictor, before, deleting=deleting))
             outcome = conclude(predictor, before, answer, now_s)
-            await self._set_policy(key, mesh, predictor, answer)
+            is_new = before.active is ModelState.PENDING and before.failure is None
+            await self._set_policy(key, mesh, predictor, answer, is_new=is_new)
         await self._write(form, resource, outcome, now_s)
         if outcome.problem:
             raise Again(outcome.problem)
@@ -151,12 +156,16 @@ class PredictorReconciler:
         return None
 
     async def _set_policy(
-        self, key: PredictorKey, mesh: MeshClient, predictor: Predictor, answer: Answer
+        self, key: PredictorKey, mesh: MeshClient, predictor: Predictor, answer: Answer, *, is_new: bool
     ) -> None:
+        """Sets the policy where this process does not know that it is so already, as after a restart."""
         if not isinstance(answer, VModelStatusInfo):
             return
         model = model_id(predictor)
-        if self._policies.get(key, (model, CopyPolicy())) == (model, predictor.policy):
+        known = self._policies.get(key)
+        if known is None and is_new and predictor.policy == CopyPolicy():
+            self._policies[key] = known = (model, CopyPolicy())
+        if known == (model, predictor.policy):
             return
         match await mesh.set_policy(model, predictor.policy):
             case None:
@@ -176,9 +185,7 @@ class PredictorReconciler:
             except ClusterError as problem:
                 if problem.missing:
                     return
-                raise Again(
-                    "" if problem.conflicts else str(problem), 0.05 if problem.conflicts else None
-                ) from problem
+                raise again(problem, after_conflict_s=_CONFLICT_S) from problem
             if (informer := self._informer(form.kind)) is not None:
                 informer.note(written)
         if (happening := outcome.happening) is not None:

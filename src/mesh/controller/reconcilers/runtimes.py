@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from mesh.controller.cluster import Again, ClusterError, Object, fingerprint
+from mesh.controller.cluster import ClusterError, Object, fingerprint
 from mesh.controller.predictors import (
     InvalidSpec,
     Predictor,
@@ -14,7 +14,7 @@ from mesh.controller.predictors import (
     read_predictor,
     type_of,
 )
-from mesh.controller.reconcilers.writing import Writer
+from mesh.controller.reconcilers.writing import Writer, again
 from mesh.controller.runtimes import (
     Autoscaling,
     InvalidAutoscaling,
@@ -46,6 +46,9 @@ _UNUSED_SINCE = "modelmesh.serving.kserve.io/unused-since"
 _MADE_OF = "modelmesh.serving.kserve.io/made-of"
 #: Of the pods that a controller made of that.
 _MADE_AS = "modelmesh.serving.kserve.io/made-as"
+
+#: Before an object is written again that somebody else writes, too; seconds, as in KServe ModelMesh.
+_CONFLICT_S = 5.0
 
 RuntimeKey = tuple[str, str]
 
@@ -88,9 +91,7 @@ class RuntimeReconciler:
             self._refused.pop(key, None)
             return await self._bring_up(namespace, runtime, autoscaling)
         except ClusterError as problem:
-            raise Again(
-                "" if problem.conflicts else str(problem), 5.0 if problem.conflicts else None
-            ) from problem
+            raise again(problem, after_conflict_s=_CONFLICT_S) from problem
 
     async def _bring_up(
         self, namespace: str, runtime: Runtime, autoscaling: Autoscaling | None

@@ -4,12 +4,37 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from mesh.controller.cluster import Cluster, Informer, Object, covers, fingerprint, key_of
+from mesh.controller.cluster import (
+    Again,
+    Cluster,
+    ClusterError,
+    Informer,
+    Object,
+    covers,
+    fingerprint,
+    key_of,
+)
 
 _log = logging.getLogger(__name__)
 
 #: Annotation by which the controller knows what it wrote last: members that it does not want any more are to go.
 WRITTEN = "modelmesh.serving.kserve.io/written"
+
+
+#: Before the API server is asked again that was not reached, seconds: it comes back for all objects at once.
+_UNREACHED_S = 3.0
+
+
+def again(problem: ClusterError, *, after_conflict_s: float | None = None) -> Again:
+    """When to try once more what the Kubernetes API did not do.
+
+    Args:
+        problem: why it did not.
+        after_conflict_s: where somebody else has changed the object; None for a pause that grows.
+    """
+    if problem.conflicts and after_conflict_s is not None:
+        return Again("", after_conflict_s)
+    return Again(str(problem), None if problem.status else _UNREACHED_S)
 
 
 class Writer:

@@ -50,7 +50,7 @@ def read_autoscaling(annotations: Mapping[str, str], *, replicas_set: bool) -> A
     kind = annotations.get(CLASS, "none")
     if kind not in {"hpa", "none"}:
         raise InvalidAutoscaling(
-            f"[{kind}] is not a supported autoscaler class type: {CLASS} must be hpa or none"
+            f"[{kind}] is not a supported autoscaler class type. {CLASS} must be hpa or none"
         )
     target = _whole(annotations, TARGET, 80, "The target utilization percentage should be a [1-100] integer.")
     if not 1 <= target <= 100:
@@ -59,7 +59,7 @@ def read_autoscaling(annotations: Mapping[str, str], *, replicas_set: bool) -> A
         return None
     metric = annotations.get(METRIC, "cpu")
     if metric not in {"cpu", "memory"}:
-        raise InvalidAutoscaling(f"[{metric}] is not a supported metric: {METRIC} must be cpu or memory")
+        raise InvalidAutoscaling(f"[{metric}] is not a supported metric. {METRIC} must be cpu or memory")
     if replicas_set:
         raise InvalidAutoscaling(
             "Autoscaler is enabled and also replicas variable set. You can not set both."
@@ -70,7 +70,7 @@ def read_autoscaling(annotations: Mapping[str, str], *, replicas_set: bool) -> A
     most = _whole(annotations, MOST, 1, "The max replicas should be a integer.")
     if least > most:
         raise InvalidAutoscaling(
-            f"The max replicas should be same or bigger than min replicas: {MOST} is {most}, {LEAST} {least}"
+            f"The max replicas should be same or bigger than min replicas. {MOST} is {most}, {LEAST} {least}"
         )
     return Autoscaling(metric, target, least, most)
 
