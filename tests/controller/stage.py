@@ -51,7 +51,8 @@ ML: dict[str, Any] = {
 def define_kinds(cluster: ControlPlane) -> None:
     """Applies our definitions of resources, and waits until the API serves them."""
     for file in sorted(_CRDS.glob("*.yaml")):
-        define_kind(cluster, yaml.safe_load(file.read_text()))
+        if file.name != "kustomization.yaml":
+            define_kind(cluster, yaml.safe_load(file.read_text()))
 
 
 def define_kind(cluster: ControlPlane, definition: Mapping[str, Any]) -> None:
@@ -98,7 +99,7 @@ class Stage:
         self.mesh = await self._stack.enter_async_context(Mesh(self.folder, f"etcd:{file}"))
         self.runtime = ScriptedRuntime(self.mesh.socket())
         await self.create(secret("model-serving-etcd", etcd_connection=json.dumps(connection)))
-        await self.create(_controller_deployment())
+        await self.create(controller_deployment())
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -223,7 +224,7 @@ class Stage:
                 raise TimeoutError(f"{what}: not after {within_s:g} s")
             await asyncio.sleep(0.05)
 
-    async def until_status(self, kind: Kind, name: str, within_s: float = 30.0, **members: Any) -> Any:
+    async def until_status(self, kind: Kind, name: str, **members: Any) -> Any:
         """Waits until the model's status has these members, and returns the resource."""
         found: Any = None
 
@@ -234,7 +235,7 @@ class Stage:
             return found if all(status.get(member) == value for member, value in members.items()) else None
 
         try:
-            return await self.until(reached, f"{kind.kind} {name}", within_s)
+            return await self.until(reached, f"{kind.kind} {name}")
         except TimeoutError as late:
             raise TimeoutError(f"{late}: {members} wanted, {found and found.get('status')}") from None
 
@@ -347,7 +348,8 @@ def config_map(name: str, **members: str) -> dict[str, Any]:
     return _of(CONFIG_MAPS, name, data=members)
 
 
-def _controller_deployment() -> dict[str, Any]:
+def controller_deployment() -> dict[str, Any]:
+    """The controller's own, which owns what a controller of one namespace makes."""
     labels = {"app": "controller"}
     pod = {"containers": [{"name": "manager", "image": "controller:1"}]}
     spec = {

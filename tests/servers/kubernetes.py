@@ -185,15 +185,23 @@ class ControlPlane:
         Raises:
             ApiRefusedError: it refused.
         """
-        request = urllib.request.Request(
-            self.url + path,
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {self._token}", "Content-Type": content_type},
-        )
+        data = None if body is None else json.dumps(body).encode()
+        return json.loads(self._send(method, path, data, content_type) or b"{}")
+
+    def read_text(self, path: str) -> str:
+        """Reads what is no object, such as ``/metrics``.
+
+        Raises:
+            ApiRefusedError: it refused.
+        """
+        return self._send("GET", path, None, "").decode()
+
+    def _send(self, method: str, path: str, data: bytes | None, content_type: str) -> bytes:
+        headers = {"Authorization": f"Bearer {self._token}", "Content-Type": content_type}
+        request = urllib.request.Request(self.url + path, method=method, data=data, headers=headers)
         try:
             with urllib.request.urlopen(request, context=self._context, timeout=20) as answer:
-                return json.loads(answer.read() or b"{}")
+                return bytes(answer.read())
         except urllib.error.HTTPError as refused:
             raise ApiRefusedError(refused.code, refused.read().decode(errors="replace")[:600]) from None
 

@@ -12,6 +12,8 @@ from mesh.controller.view import View
 
 #: What the registry says of one predictor within such a time is looked at once, seconds.
 _HEARD_S = 0.2
+#: Likewise what changes of a namespace's predictors: each look at a runtime goes through all of them. Seconds.
+_GATHERED_S = 0.3
 
 
 class Dispatcher:
@@ -106,8 +108,9 @@ class Dispatcher:
             return
         metadata = found["metadata"]
         self._predictors.add(PredictorKey(source, metadata["namespace"], metadata["name"]))
-        if before is None or after is None or _written(before) != _written(after):
-            self._look_at_runtimes(metadata["namespace"])
+        if is_the_meshs and (before is None or after is None or _written(before) != _written(after)):
+            for name in self._view.runtimes_of(metadata["namespace"]):
+                self._runtimes.add_after((metadata["namespace"], name), _GATHERED_S)
 
     def _namespace_changed(self, before: Object | None, after: Object | None) -> None:
         if before is None or after is None or _gates(before) != _gates(after):

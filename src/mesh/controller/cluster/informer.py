@@ -1,6 +1,7 @@
 """Objects of a kind as they are in the cluster, kept in memory."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -49,82 +50,93 @@ class Informer:
         self._namespace = namespace
         self._selector = selector
         self._keep = keep
-        self._objects: dict[Key, Object] = {}
+        self._objects: dict[str, dict[str, Object]] = {}
+        # Of the latest listing, or of what the watch told last.
+        self._version = ""
         self._subscribers: list[Subscriber] = []
         self.synced = asyncio.Event()
 
     def __iter__(self) -> Iterator[Object]:
-        return iter(tuple(self._objects.values()))
+        return itertools.chain.from_iterable([list(found.values()) for found in self._objects.values()])
 
     def __len__(self) -> int:
-        return len(self._objects)
+        return sum(map(len, self._objects.values()))
 
     def get(self, namespace: str, name: str) -> Object | None:
         """An object; None where it is not there. It must not be changed."""
-        return self._objects.get((namespace, name))
+        return self._objects.get(namespace, {}).get(name)
 
     def within(self, namespace: str) -> list[Object]:
         """All objects of a namespace."""
-        return [found for (where, _), found in self._objects.items() if where == namespace]
+        return list(self._objects.get(namespace, {}).values())
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Has changes told from now on; it is told at once of each object that is there."""
         self._subscribers.append(subscriber)
-        for found in tuple(self._objects.values()):
+        for found in self:
             subscriber(None, found)
 
     def note(self, written: Object) -> None:
         """Takes in what a write of the controller's own made, before the watch tells of it."""
         kept = self._keep(written)
-        key = key_of(kept)
-        known = self._objects.get(key)
-        if known is None or int(known["metadata"]["resourceVersion"]) < int(
-            kept["metadata"]["resourceVersion"]
+        # What the watch has gone past and is not there was deleted since.
+        if self.get(*key_of(kept)) is not None or _is_newer(
+            kept["metadata"]["resourceVersion"], self._version
         ):
-            self._put(key, kept)
+            self._put_newer(kept)
 
     async def run(self) -> None:
         """Follows the cluster until cancelled."""
         pause = _FIRST_PAUSE_S
-        version = ""
         while True:
             try:
-                if not version:
-                    version = await self._relist()
+                if not self._version:
+                    self._version = await self._relist()
                     self.synced.set()
                 pause = _FIRST_PAUSE_S
                 async for what, found in self._cluster.watch(
-                    self.kind, version, self._namespace, self._selector
+                    self.kind, self._version, self._namespace, self._selector
                 ):
-                    version = found["metadata"]["resourceVersion"]
-                    if what != "BOOKMARK":
-                        kept = self._keep(found)
-                        self._put(key_of(kept), None if what == "DELETED" else kept)
+                    self._version = found["metadata"]["resourceVersion"]
+                    if what == "DELETED":
+                        self._put(key_of(found), None)
+                    elif what != "BOOKMARK":
+                        self._put_newer(self._keep(found))
             except ClusterError as problem:
                 if problem.too_old:
-                    version = ""
+                    self._version = ""
                     continue
                 _log.warning("cannot follow %s: %s; again in %.1f s", self.kind.plural, problem, pause)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_S)
                 if problem.status:
-                    version = ""
+                    self._version = ""
 
     async def _relist(self) -> str:
         items, version = await self._cluster.list(self.kind, self._namespace, self._selector)
         # Objects in a listing do not say what they are.
         named = {"apiVersion": self.kind.api_version, "kind": self.kind.kind}
         there = {key_of(found): self._keep({**found, **named}) for found in items}
-        for key in self._objects.keys() - there.keys():
+        for key in {key_of(found) for found in self} - there.keys():
             self._put(key, None)
         for key, found in there.items():
             self._put(key, found)
         return version
 
+    def _put_newer(self, found: Object) -> None:
+        """Takes in an object unless a newer one is known, as after a write of the controller's own."""
+        before = self.get(*key_of(found))
+        if before is None or _is_newer(
+            found["metadata"]["resourceVersion"], before["metadata"]["resourceVersion"]
+        ):
+            self._put(key_of(found), found)
+
     def _put(self, key: Key, found: Object | None) -> None:
-        before = self._objects.get(key)
+        namespace, name = key
+        objects = self._objects.setdefault(namespace, {})
+        before = objects.get(name)
         if found is None:
-            if self._objects.pop(key, None) is None:
+            if objects.pop(name, None) is None:
                 return
         else:
             if (
@@ -132,6 +144,11 @@ class Informer:
                 and before["metadata"]["resourceVersion"] == found["metadata"]["resourceVersion"]
             ):
                 return
-            self._objects[key] = found
+            objects[name] = found
         for subscriber in self._subscribers:
             subscriber(before, found)
+
+
+def _is_newer(version: str, known: str) -> bool:
+    # Versions of one kind are numbers that grow: Kubernetes lets its clients compare them.
+    return int(version) > int(known or 0)
