@@ -12,9 +12,11 @@ from mesh.placement import (
     ReportRefused,
     StartLoad,
     StartUnload,
+    Tick,
     UnloadFinished,
     Used,
 )
+from mesh.placement.entries import Entry
 from mesh.placement.victims import EvictionOrder
 from tests.placement.shell import Shell, limits
 
@@ -151,6 +153,32 @@ def test_many_copies_in_recent_use_are_not_looked_at_for_every_load(monkeypatch:
         shell.request(f"new-{number}", 1)
     assert len(shell.seen(ReportRefused)) == 100
     assert looked_at <= 300
+
+
+def test_while_nothing_can_go_it_is_seldom_looked_for_and_what_may_go_goes_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searches = 0
+    pop = EvictionOrder.pop
+
+    def counted(order: EvictionOrder, used_after_ms: int) -> Entry | None:
+        nonlocal searches
+        entry = pop(order, used_after_ms)
+        searches += entry is None
+        return entry
+
+    monkeypatch.setattr(EvictionOrder, "pop", counted)
+    shell = Shell(limits(just_loaded_ms=5 * SECOND))
+    for name in "abcdefghi":
+        shell.load(name, 10)
+    shell.request("j", 10)
+    searches = 0
+    for _ in range(49):
+        shell.send(Tick(), after_ms=100)
+    assert not shell.seen(ReportEvicted)
+    assert 5 <= searches <= 15
+    shell.send(Tick(), after_ms=100)
+    assert [report.model_id for report in shell.seen(ReportEvicted)] == ["a"]
 
 
 @pytest.mark.parametrize("ranking", EvictionRanking)

@@ -1,5 +1,9 @@
 """Runs as wholes."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from mesh.simulation import Report, Scenario, Workload, World, generate
@@ -16,6 +20,29 @@ def test_the_same_seed_gives_the_same_run() -> None:
     assert first.latencies.distribution() == second.latencies.distribution()
     assert first.events == second.events
     assert first.rows() != other.rows()
+
+
+#: Many models are asked too much in the same moment.
+_BUSY = """
+from mesh.simulation import Scenario, Workload, World, generate
+workload = Workload(seed=1, models=24, requests=12_000, rate=850, zipf=0.1, load_ms=100)
+report = World(Scenario(seed=1, instances=6), generate(workload)).run()
+print(report.rows(), sorted(report.requests_by_instance.items()))
+"""
+
+
+def test_a_seed_gives_the_same_run_in_every_process() -> None:
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", _BUSY],
+            env=os.environ | {"PYTHONHASHSEED": hash_seed},
+            check=True,
+            capture_output=True,
+            timeout=120,
+        ).stdout
+        for hash_seed in ("1", "2", "3")
+    }
+    assert len(told) == 1
 
 
 def test_every_request_ends() -> None:
