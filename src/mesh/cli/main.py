@@ -48,6 +48,9 @@ COMMANDS: Mapping[str, Entry] = {
         "mesh.cli.controller:controller",
         "Run meshes in a Kubernetes cluster, for annotated InferenceServices.",
     ),
+    "migrate": Entry(
+        "mesh.cli.migrate:migrate", "Tell what a move from an installation of KServe ModelMesh means."
+    ),
     "puller": Entry(
         "mesh.cli.puller:puller",
         "Run the puller as a process of its own, beside a model server that cannot pull.",

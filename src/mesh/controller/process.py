@@ -13,6 +13,7 @@ from kubernetes.aio.client import ApiClient, Configuration
 from mesh.controller.cluster import Cluster, ClusterError
 from mesh.controller.configuration import InvalidConfiguration
 from mesh.controller.controller import Controller, LeadershipLost
+from mesh.controller.migration import Installation, read_installation
 from mesh.controller.probes import QueueMetrics, serve_metrics, serve_probes
 from mesh.controller.settings import ControllerSettings, InvalidSetting
 from mesh.controller.webhook import SelfSigned, Webhook
@@ -31,6 +32,25 @@ def run_controller(settings: ControllerSettings) -> str:
     return asyncio.run(_run(settings))
 
 
+class NoCluster(Exception):
+    """There is no way to a Kubernetes API. The message says what to set."""
+
+
+async def look_at_installation(
+    controller_namespace: str, namespace: str, *, etcd_secret: str
+) -> Installation:
+    """Reads an installation of KServe ModelMesh by the kubeconfig in use.
+
+    Raises:
+        NoCluster: there is none.
+        ClusterError: the cluster could not be read.
+    """
+    async with await _client() as client:
+        return await read_installation(
+            Cluster(client), controller_namespace, namespace, etcd_secret=etcd_secret
+        )
+
+
 async def _run(settings: ControllerSettings) -> str:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -38,11 +58,8 @@ async def _run(settings: ControllerSettings) -> str:
     async with AsyncExitStack() as stack:
         try:
             client = await stack.enter_async_context(await _client())
-        except config.ConfigException as problem:
-            return (
-                f"no way to the Kubernetes API: {problem}. In a cluster, give the pod a service account; else set "
-                "KUBECONFIG"
-            )
+        except NoCluster as problem:
+            return str(problem)
         controller = Controller(client, settings)
         for runner in (
             await serve_probes(settings.probe_address, lambda: controller.ready),
@@ -90,7 +107,13 @@ async def _client() -> ApiClient:
     try:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except config.ConfigException:
-        await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        try:
+            await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        except config.ConfigException as problem:
+            raise NoCluster(
+                f"no way to the Kubernetes API: {problem}. In a cluster, give the pod a service account; else set "
+                "KUBECONFIG"
+            ) from problem
     return ApiClient(configuration)
 
 
