@@ -1,5 +1,7 @@
 """Answers of a small mesh, as its instances would give them."""
 
+from collections.abc import Iterable
+
 from mesh.protos import admin_pb2, peer_pb2
 
 NOW = 1_795_257_748_187
@@ -83,6 +85,43 @@ def instances() -> admin_pb2.ListInstancesReply:
         self="laptop-1",
         leader="laptop-2",
         models_registered=3,
+    )
+
+
+def overview(
+    models: Iterable[admin_pb2.Model] = (), decisions: Iterable[peer_pb2.Decision] = ()
+) -> admin_pb2.OverviewReply:
+    """The mesh of `instances` with these models."""
+    models = list(models)
+    copies: dict[str, admin_pb2.InstanceCopies] = {}
+    for model in models:
+        for one in model.copies:
+            copies.setdefault(
+                one.instance_id, admin_pb2.InstanceCopies(instance_id=one.instance_id)
+            ).copies.add(
+                model_id=model.model_id,
+                state=one.state,
+                size_bytes=one.size_bytes,
+                since_ms=one.since_ms,
+                last_used_ms=one.last_used_ms,
+                in_flight=one.in_flight,
+                requests_per_minute=one.requests_per_minute,
+                pulled_bytes=one.pulled_bytes,
+                to_pull_bytes=one.to_pull_bytes,
+            )
+    return admin_pb2.OverviewReply(
+        time_ms=NOW,
+        instances=instances(),
+        copies=copies.values(),
+        decisions=decisions,
+        failures=[
+            admin_pb2.FailedLoad(model_id=model.model_id, failure=failure)
+            for model in models
+            for failure in model.failures
+        ],
+        models_loaded=sum(bool(model.copies) for model in models),
+        models_failed=sum(bool(model.failures) for model in models),
+        refresh_ms=100,
     )
 
 

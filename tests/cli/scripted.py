@@ -18,7 +18,7 @@ from mesh.protos import (
     model_mesh_pb2_grpc,
     peer_pb2,
 )
-from tests.cli.messages import instances
+from tests.cli.messages import instances, overview
 
 Status = model_mesh_pb2.ModelStatusInfo
 
@@ -71,6 +71,9 @@ class ScriptedMesh(
         self, request: admin_pb2.ListInstancesRequest, context: Any
     ) -> admin_pb2.ListInstancesReply:
         return instances()
+
+    async def Overview(self, request: admin_pb2.OverviewRequest, context: Any) -> admin_pb2.OverviewReply:
+        return overview(self.models.values(), self.decisions)
 
     async def Explain(self, request: admin_pb2.ExplainRequest, context: Any) -> admin_pb2.ExplainReply:
         about = [one for one in self.decisions if request.model_id in {"", one.model_id}]

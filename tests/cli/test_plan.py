@@ -34,6 +34,8 @@ def options(tmp_path: Path) -> Options:
         host="127.0.0.1",
         port=free_ports(4),
         metrics_port=None,
+        page=True,
+        page_port=None,
         prometheus_config=None,
         models=None,
         examples=True,

@@ -16,6 +16,7 @@ from tests.cli.messages import (
     idle_model,
     instances,
     loaded_model,
+    overview,
     placement,
 )
 
@@ -174,7 +175,7 @@ def test_decisions_about_all_models_name_the_model() -> None:
 
 
 def snapshot(models: tuple[admin_pb2.Model, ...], decisions: int = 2) -> views.Snapshot:
-    return views.Snapshot("127.0.0.1:8033", instances(), models, (placement(), eviction()) * decisions, NOW)
+    return views.Snapshot("127.0.0.1:8033", overview(models, [placement(), eviction()] * decisions), NOW)
 
 
 def test_the_hottest_models_come_first() -> None:
@@ -191,12 +192,21 @@ def test_the_hottest_models_come_first() -> None:
 def test_loads_in_flight_are_shown() -> None:
     loading = admin_pb2.Model(model_id="slow", copies=[copy("laptop-2", peer_pb2.COPY_STATE_LOADING)])
     assert "slow on laptop-2: loading for 12 s" in text(views.top_frame(snapshot((loading,))))
+    loading.copies[0].MergeFrom(admin_pb2.Copy(pulled_bytes=MIB, to_pull_bytes=4 * MIB))
+    assert "loading for 12 s, 25% of 4.0 MiB pulled" in text(views.top_frame(snapshot((loading,))))
     assert "No loads in flight" in text(views.top_frame(snapshot(())))
 
 
+def test_failed_loads_are_shown_with_their_reason() -> None:
+    rendered = text(views.top_frame(snapshot((failed_model(),))))
+    assert "1 cannot be loaded" in rendered
+    assert "broken on laptop-1 5 s ago: no such file: /models/broken" in rendered
+    assert "Failed loads" not in text(views.top_frame(snapshot((loaded_model(),))))
+
+
 @settings(max_examples=25)
-@given(st.integers(24, 100), st.integers(0, 80), st.integers(0, 40))
-def test_a_frame_fits_the_screen(height: int, models: int, decisions: int) -> None:
+@given(st.integers(24, 100), st.integers(0, 80), st.integers(0, 40), st.booleans())
+def test_a_frame_fits_the_screen(height: int, models: int, decisions: int, failing: bool) -> None:
     many = tuple(
         admin_pb2.Model(
             model_id=f"model-{number}",
@@ -206,6 +216,8 @@ def test_a_frame_fits_the_screen(height: int, models: int, decisions: int) -> No
         )
         for number in range(models)
     )
+    if failing:
+        many += (failed_model(),)
     rendered = text(views.top_frame(snapshot(many, decisions), height))
     assert len(rendered.splitlines()) <= height
 

@@ -10,6 +10,7 @@ from typing import Protocol
 import pytest
 
 from tests.servers import azure as azure_server
+from tests.servers import chromium as chromium_browser
 from tests.servers import etcd as etcd_server
 from tests.servers import gcs as gcs_server
 from tests.servers import helm as helm
@@ -36,6 +37,7 @@ from tests.servers.triton import TritonServer
 # use are installed: an installation takes longer than any test may.
 PROGRAMS: dict[str, Callable[[], Recipe]] = {
     "azure_program": azure_server.recipe,
+    "chromium_program": chromium_browser.recipe,
     "etcd_program": etcd_server.recipe,
     "gcs_program": gcs_server.recipe,
     "kafka_program": kafka_server.recipe,
@@ -111,6 +113,12 @@ def ram_folder() -> Iterator[Path]:
     )
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def chromium_program() -> None:
+    """A Chromium on this machine, for :func:`tests.servers.chromium.open_tab`."""
+    _program("chromium_program")
 
 
 @pytest.fixture(scope="session")

@@ -143,6 +143,10 @@ class Mesh:
         """Asks for the instances of the mesh."""
         return await self.admin.ListInstances(admin_pb2.ListInstancesRequest(), timeout=QUESTION_TIMEOUT_S)
 
+    async def overview(self) -> admin_pb2.OverviewReply:
+        """Asks how the whole mesh looks."""
+        return await self.admin.Overview(admin_pb2.OverviewRequest(), timeout=QUESTION_TIMEOUT_S)
+
     async def explain(self, model_id: str = "", limit: int = 0) -> admin_pb2.ExplainReply:
         """Asks for decisions, newest first; of all models where ``model_id`` is empty."""
         return await self.admin.Explain(

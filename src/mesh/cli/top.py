@@ -14,11 +14,6 @@ from mesh.cli.client import Mesh, address_option, ask, connect, now_ms, run
 from mesh.cli.screen import console, show
 from mesh.cli.views import Snapshot, top_frame
 
-#: Models with a copy that are looked at; the hottest of them are shown.
-MOST_MODELS = 1_000
-#: Decisions that are looked at; as many as fit are shown.
-MOST_DECISIONS = 50
-
 
 @click.command()
 @click.option("--once", is_flag=True, help="Print one frame and end, for scripts.")
@@ -31,7 +26,7 @@ MOST_DECISIONS = 50
 )
 @address_option
 def top(*, once: bool, interval: float, address: str) -> None:
-    """Watch instances with their memory, the hottest models, loads and decisions. q or Ctrl-C ends it."""
+    """Watch instances with their memory, the hottest models, loads, failures, decisions. q or Ctrl-C ends it."""
     if once:
         show(top_frame(ask(address, take_snapshot)))
         return
@@ -42,13 +37,8 @@ def top(*, once: bool, interval: float, address: str) -> None:
 
 
 async def take_snapshot(mesh: Mesh) -> Snapshot:
-    """Asks the mesh for everything that a frame shows, all at once."""
-    instances, listed, explained = await asyncio.gather(
-        mesh.instances(),
-        mesh.models(loaded_only=True, limit=MOST_MODELS),
-        mesh.explain(limit=MOST_DECISIONS),
-    )
-    return Snapshot(mesh.address, instances, listed.models, tuple(explained.decisions), now_ms())
+    """Asks the mesh for everything that a frame shows."""
+    return Snapshot(mesh.address, await mesh.overview(), now_ms())
 
 
 async def _live(address: str, interval: float) -> None:

@@ -91,6 +91,13 @@ def default_state() -> Path:
     help=f"Port of the first instance for Prometheus.  [default: off; {METRICS_PORT} with --prometheus-config]",
 )
 @click.option(
+    "--page-port",
+    type=click.IntRange(1, 65_535),
+    help="Port of the first instance for its page in the browser; the next ones follow.  "
+    "[default: 10000 above --port, or any that is free]",
+)
+@click.option("--no-page", is_flag=True, help="Serve no page.")
+@click.option(
     "--prometheus-config",
     type=click.Path(path_type=Path, dir_okay=False, resolve_path=True),
     metavar="FILE",
@@ -125,6 +132,8 @@ def up(
     models: Path | None,
     port: int,
     metrics_port: int | None,
+    page_port: int | None,
+    no_page: bool,
     prometheus_config: Path | None,
     host: str,
     etcd: str | None,
@@ -148,6 +157,8 @@ def up(
         host=host,
         port=port,
         metrics_port=metrics_port,
+        page=not no_page,
+        page_port=page_port,
         prometheus_config=prometheus_config,
         models=models,
         examples=not no_examples,

@@ -3,23 +3,26 @@
 import asyncio
 import heapq
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 
 from mesh.instance.calls import Rpc, service
 from mesh.instance.copies import Policies
 from mesh.instance.errors import MeshError, invalid
+from mesh.instance.overview import Overview, by_model, instances_reply
 from mesh.instance.peer_service import PeerService
 from mesh.instance.peers import Peer, Peers
 from mesh.instance.sizing import known_size
-from mesh.placement import DEFAULT_POLICY, NEVER_USED_MS, UNIT_BYTES, CopyPolicy
+from mesh.placement import DEFAULT_POLICY, UNIT_BYTES, CopyPolicy
 from mesh.protos import admin_pb2, peer_pb2
-from mesh.registry import InstanceRecord, ModelRecord, Registry
+from mesh.registry import ModelRecord, Registry
 
 #: Models in one page where the caller does not say.
 DEFAULT_PAGE = 1_000
 #: Decisions where the caller does not say how many.
 DEFAULT_DECISIONS = 50
+#: Instances are asked about the models of a page; of a larger one, about all their models, which is less to say.
+MOST_NAMED = 100
 
 _LocalCopies = dict[str, peer_pb2.LocalCopy]
 
@@ -31,8 +34,15 @@ class AdminService:
     """The rpcs of ``mesh.admin.v1.Admin``. What an instance knows of its own copies is asked of it directly."""
 
     def __init__(
-        self, instance_id: str, registry: Registry, peers: Peers, own: PeerService, policies: Policies
+        self,
+        instance_id: str,
+        registry: Registry,
+        peers: Peers,
+        own: PeerService,
+        policies: Policies,
+        overview: Overview,
     ) -> None:
+        self._overview = overview
         self._policies = policies
         self._instance_id = instance_id
         self._registry = registry
@@ -44,26 +54,34 @@ class AdminService:
         return service(
             SERVICE,
             {
-                "ListModels": Rpc(self._list_models, admin_pb2.ListModelsRequest),
-                "DescribeModel": Rpc(self._describe_model, admin_pb2.DescribeModelRequest),
+                "ListModels": Rpc(self.list_models, admin_pb2.ListModelsRequest),
+                "DescribeModel": Rpc(self.describe_model, admin_pb2.DescribeModelRequest),
                 "ListInstances": Rpc(self._list_instances, admin_pb2.ListInstancesRequest),
-                "Explain": Rpc(self._explain, admin_pb2.ExplainRequest),
+                "Explain": Rpc(self.explain, admin_pb2.ExplainRequest),
+                "Overview": Rpc(self.overview, admin_pb2.OverviewRequest),
                 "SetPolicy": Rpc(self._set_policy, admin_pb2.SetPolicyRequest),
             },
         )
 
-    async def _list_models(self, request: admin_pb2.ListModelsRequest) -> admin_pb2.ListModelsReply:
+    async def overview(self, _: admin_pb2.OverviewRequest) -> admin_pb2.OverviewReply:
+        """What the mesh looks like now."""
+        return await self._overview.look()
+
+    async def list_models(self, request: admin_pb2.ListModelsRequest) -> admin_pb2.ListModelsReply:
+        """Models in order of their ids, page by page."""
         limit = request.limit or DEFAULT_PAGE
         models = self._registry.models
+        contained = request.contains.casefold()
         ids = (
             model_id
             for model_id in models
             if model_id > request.after
             and model_id.startswith(request.prefix)
             and (not request.loaded_only or models[model_id].copies)
+            and (not contained or contained in model_id.casefold())
         )
         page = heapq.nsmallest(limit + 1, ids)
-        copies = await self._copies_everywhere("")
+        copies = await self._copies_everywhere(page if len(page) <= MOST_NAMED else ()) if page else {}
         reply = admin_pb2.ListModelsReply(
             models=[
                 self._model(model_id, models[model_id], copies)
@@ -76,11 +94,12 @@ class AdminService:
             reply.next = page[limit - 1]
         return reply
 
-    async def _describe_model(self, request: admin_pb2.DescribeModelRequest) -> admin_pb2.DescribeModelReply:
+    async def describe_model(self, request: admin_pb2.DescribeModelRequest) -> admin_pb2.DescribeModelReply:
+        """One model with its copies."""
         record = self._registry.models.get(request.model_id)
         if record is None:
             return admin_pb2.DescribeModelReply(found=False)
-        copies = await self._copies_everywhere(request.model_id)
+        copies = await self._copies_everywhere((request.model_id,))
         return admin_pb2.DescribeModelReply(found=True, model=self._model(request.model_id, record, copies))
 
     async def _list_instances(self, _: admin_pb2.ListInstancesRequest) -> admin_pb2.ListInstancesReply:
@@ -88,17 +107,10 @@ class AdminService:
         answered = await asyncio.gather(*(peer.answers() for peer in peers))
         reachable = {peer.instance_id for peer, answers in zip(peers, answered, strict=True) if answers}
         reachable.add(self._instance_id)
-        return admin_pb2.ListInstancesReply(
-            instances=[
-                _instance(instance_id, record, instance_id in reachable)
-                for instance_id, record in sorted(self._registry.instances.items())
-            ],
-            self=self._instance_id,
-            leader=self._registry.election.leader or "",
-            models_registered=len(self._registry.models),
-        )
+        return instances_reply(self._registry, self._instance_id, reachable)
 
-    async def _explain(self, request: admin_pb2.ExplainRequest) -> admin_pb2.ExplainReply:
+    async def explain(self, request: admin_pb2.ExplainRequest) -> admin_pb2.ExplainReply:
+        """Recent decisions of all instances, newest first."""
         limit = request.limit or DEFAULT_DECISIONS
         replies = await asyncio.gather(*(_decisions(peer, request.model_id, limit) for peer in self._peers))
         decisions = list(self._own.local_decisions(request.model_id, limit).decisions)
@@ -118,14 +130,14 @@ class AdminService:
         policy = await self._policies.change(request.model_id, change)
         return admin_pb2.SetPolicyReply(policy=admin_pb2.Policy(**asdict(policy)))
 
-    async def _copies_everywhere(self, model_id: str) -> dict[str, _LocalCopies]:
+    async def _copies_everywhere(self, among: Sequence[str]) -> dict[str, _LocalCopies]:
         """Instance to its copies by model; instances that do not answer in time are left out."""
         peers = list(self._peers)
-        replies = await asyncio.gather(*(_ask(peer, model_id) for peer in peers))
-        found = {self._instance_id: _by_model(self._own.local_models(model_id).copies)}
+        replies = await asyncio.gather(*(_ask(peer, among) for peer in peers))
+        found = {self._instance_id: by_model(self._own.local_models(among).copies)}
         for peer, reply in zip(peers, replies, strict=True):
             if reply is not None:
-                found[peer.instance_id] = _by_model(reply.copies)
+                found[peer.instance_id] = by_model(reply.copies)
         by_model: dict[str, _LocalCopies] = defaultdict(dict)
         for instance_id, copies in found.items():
             for copy in copies.values():
@@ -175,37 +187,9 @@ def _policy(record: ModelRecord) -> admin_pb2.Policy | None:
     return None if policy == DEFAULT_POLICY else admin_pb2.Policy(**asdict(policy))
 
 
-def _by_model(copies: Iterable[peer_pb2.LocalCopy]) -> _LocalCopies:
-    # A model that is loaded anew while its predecessor unloads is listed twice, the newer first.
-    by_model: _LocalCopies = {}
-    for copy in copies:
-        by_model.setdefault(copy.model_id, copy)
-    return by_model
-
-
-def _instance(instance_id: str, record: InstanceRecord, reachable: bool) -> admin_pb2.Instance:
-    return admin_pb2.Instance(
-        instance_id=instance_id,
-        location=record.location,
-        zone=record.zone,
-        labels=record.labels,
-        type_rules=record.type_rules,
-        start_time_ms=record.start_time,
-        capacity_bytes=record.capacity * UNIT_BYTES,
-        used_bytes=record.used * UNIT_BYTES,
-        models=record.count,
-        loads_in_progress=record.loads_in_progress,
-        loader_threads=record.loading_threads,
-        requests_per_minute=record.request_rate,
-        oldest_used_ms=0 if record.oldest_use == NEVER_USED_MS else record.oldest_use,
-        shutting_down=record.shutting_down,
-        reachable=reachable,
-    )
-
-
-async def _ask(peer: Peer, model_id: str) -> peer_pb2.LocalModelsReply | None:
+async def _ask(peer: Peer, among: Sequence[str]) -> peer_pb2.LocalModelsReply | None:
     try:
-        return await peer.models(model_id)
+        return await peer.models(among)
     except MeshError:
         return None
 

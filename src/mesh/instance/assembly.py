@@ -26,6 +26,7 @@ from mesh.instance.loader import Loader
 from mesh.instance.management import ManagementService
 from mesh.instance.metrics import InstanceCollector, Metrics
 from mesh.instance.model_server import Restarts, cache_limits, connect
+from mesh.instance.overview import Overview
 from mesh.instance.payloads import KEYS, Payloads, PayloadService, Processors
 from mesh.instance.peer_service import PeerService, Pulls
 from mesh.instance.peers import Peers
@@ -87,6 +88,7 @@ class Parts:
     upkeep: Upkeep
     vmodels: VModelParts
     management: ManagementService
+    admin: AdminService
     inbox: Inbox
     control: ControlServer
     collector: InstanceCollector
@@ -287,12 +289,15 @@ def assemble(
     payloads = Payloads(settings.payloads, own_id, registry, dataplane, ring, now_ms)
     processors = Processors(registry, payloads, is_read_only=settings.lifecycle.read_only)
     metrics.register(payloads)
+    census = Census(registry)
+    overview = Overview(own_id, registry, peers, peer_service, census, now_ms, steady_ms)
     policies = Policies(registry, read_only=settings.lifecycle.read_only)
+    admin = AdminService(own_id, registry, peers, peer_service, policies, overview)
     answers = ServerAnswers(settings.version)
     management = ManagementService(catalog, vmodels.api)
     rpcs = (
         management.rpcs()
-        | AdminService(own_id, registry, peers, peer_service, policies).rpcs()
+        | admin.rpcs()
         | vmodels.service.rpcs()
         | PayloadService(own_id, payloads, processors).rpcs()
         | peer_service.rpcs()
@@ -340,13 +345,14 @@ def assemble(
         upkeep=upkeep,
         vmodels=vmodels,
         management=management,
+        admin=admin,
         inbox=Inbox(dataplane, asks, Calls(dataplane, rpcs, spans), payloads),
         control=ControlServer(rpcs, answers, run_dir=settings.run_dir),
         collector=InstanceCollector(
             metrics,
             dataplane,
             self_view.gauges,
-            Census(registry).gauges,
+            census.gauges,
             lambda: health.ready,
             lambda: registry.models.lag,
             pulls,

@@ -8,20 +8,27 @@ class Census:
     """How many models are registered, have a copy, or have a failed load, and how many vmodels are on their way.
 
     Kept up to date, never counted anew.
+
+    Attributes:
+        loaded: models with a copy.
+        failed: models with a failure that still counts.
     """
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._loaded = 0
-        self._failed = 0
+        self.loaded = 0
+        self.failed: set[str] = set()
         self._vmodels_moving = 0
         self._vmodels_failed = 0
         registry.models.subscribe(self._changed, replay=True)
         registry.vmodels.subscribe(self._vmodel_changed, replay=True)
 
     def _changed(self, model_id: str, old: ModelRecord | None, new: ModelRecord | None) -> None:
-        self._loaded += _one_if(new, "copies") - _one_if(old, "copies")
-        self._failed += _one_if(new, "failures") - _one_if(old, "failures")
+        self.loaded += _has_copies(new) - _has_copies(old)
+        if new is not None and new.failures:
+            self.failed.add(model_id)
+        else:
+            self.failed.discard(model_id)
 
     def _vmodel_changed(self, vmodel_id: str, old: VModelRecord | None, new: VModelRecord | None) -> None:
         for record, change in ((old, -1), (new, 1)):
@@ -35,13 +42,13 @@ class Census:
             return None
         return ClusterGauges(
             managed=len(self._registry.models),
-            loaded=self._loaded,
-            failed=self._failed,
+            loaded=self.loaded,
+            failed=len(self.failed),
             vmodels=len(self._registry.vmodels),
             vmodels_moving=self._vmodels_moving,
             vmodels_failed=self._vmodels_failed,
         )
 
 
-def _one_if(record: ModelRecord | None, attribute: str) -> int:
-    return 1 if record is not None and getattr(record, attribute) else 0
+def _has_copies(record: ModelRecord | None) -> bool:
+    return record is not None and bool(record.copies)

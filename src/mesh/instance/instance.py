@@ -13,6 +13,7 @@ from mesh.instance.joining import look_at_the_others, start_registry_and_runtime
 from mesh.instance.loader import Loader
 from mesh.instance.method_rules import MethodRules
 from mesh.instance.metrics import Publication
+from mesh.instance.page import Page
 from mesh.instance.periodic import repeat
 from mesh.instance.prestop import Prestop
 from mesh.instance.probes import Probes
@@ -55,6 +56,7 @@ class Instance:
         peer_address: ``host:port`` for other instances, once started.
         registry: as this instance mirrors it.
         health: whether clients should be sent here, and why not.
+        page: that shows the mesh in a browser; None where it is off.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Instance:
         self._prestop: Prestop | None = None
         self._background = Background(self._broke_off)
         self._endpoints: list[Publication | Probes] = []
+        self.page: Page | None = None
 
     @property
     def parts(self) -> Parts:
@@ -145,6 +148,9 @@ class Instance:
         self._endpoints.append(publication)
         if (loop := publication.loop()) is not None:
             self._background.run("metrics", loop)
+        if settings.page_port is not None:
+            self.page = Page(settings.service_name, parts.admin)
+            await self.page.start(settings.host, settings.page_port)
         await self._register_static_models(parts)
         self.address = parts.dataplane.listen(f"{settings.host}:{settings.port}", peers=False)
         self.health.serve()
@@ -318,6 +324,8 @@ class Instance:
                 log.warning("requests were cut off after %d ms", grace_ms)
             await self._parts.payloads.close()
         await self._background.close()
+        if self.page is not None:
+            await self.page.close()
         if self._parts is not None:
             await _close_parts(self._parts)
         for endpoint in self._endpoints:

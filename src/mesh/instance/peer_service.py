@@ -1,8 +1,9 @@
 """What this instance answers to its peers."""
 
 import asyncio
+import heapq
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from mesh.dataplane import DataPlane
 from mesh.instance.calls import Rpc, service
@@ -133,22 +134,37 @@ class PeerService:
         )
 
     async def _tell_models(self, request: peer_pb2.LocalModelsRequest) -> peer_pb2.LocalModelsReply:
-        return self.local_models(request.model_id)
+        among = (request.model_id,) if request.model_id else request.among
+        return self.local_models(among, request.most)
 
-    def local_models(self, model_id: str = "") -> peer_pb2.LocalModelsReply:
-        """All copies here, or that of one model."""
+    def local_models(self, among: Iterable[str] = (), most: int = 0) -> peer_pb2.LocalModelsReply:
+        """The copies here.
+
+        Args:
+            among: the models that are asked about; all where empty.
+            most: copies to tell of, those that change first, then those asked most; 0 for any number.
+        """
         if self._loader is None:
             return peer_pb2.LocalModelsReply()
         self._loader.read_usage()
-        if model_id:
-            copy = self._loader.cache.copy(model_id)
-            copies = [] if copy is None else [copy]
+        if asked := list(among):
+            found = (self._loader.cache.copy(model_id) for model_id in asked)
+            copies = [copy for copy in found if copy is not None]
         else:
-            copies = self._loader.cache.copies()
+            copies = list(self._loader.cache.copies())
+        shown = heapq.nsmallest(most, copies, self._interest) if 0 < most < len(copies) else copies
         pulls = self._pulls()
-        return peer_pb2.LocalModelsReply(
-            copies=[self._local_copy(copy, pulls.get(copy.model_id, _NO_PULL)) for copy in copies]
+        reply = peer_pb2.LocalModelsReply(
+            copies=[self._local_copy(copy, pulls.get(copy.model_id, _NO_PULL)) for copy in shown]
         )
+        if len(shown) < len(copies):
+            units = sum(copy.units for copy in copies) - sum(copy.units for copy in shown)
+            reply.others, reply.others_bytes = len(copies) - len(shown), units * UNIT_BYTES
+        return reply
+
+    def _interest(self, copy: CopyView) -> tuple[bool, int, int]:
+        """Less for those that people would rather see."""
+        return copy.state is CopyState.LOADED, -self._rates.of(copy.model_id), -copy.last_used_ms
 
     def _local_copy(self, copy: CopyView, pull: PullProgress) -> peer_pb2.LocalCopy:
         return peer_pb2.LocalCopy(
@@ -165,15 +181,30 @@ class PeerService:
         )
 
     async def _tell_decisions(self, request: peer_pb2.LocalDecisionsRequest) -> peer_pb2.LocalDecisionsReply:
-        return self.local_decisions(request.model_id, request.limit)
-
-    def local_decisions(self, model_id: str, limit: int) -> peer_pb2.LocalDecisionsReply:
-        """Recent decisions made here, newest first."""
-        return peer_pb2.LocalDecisionsReply(
-            decisions=[self._decision(decision) for decision in self._ring.newest(limit, model_id)]
+        return self.local_decisions(
+            request.model_id, request.limit, since_ms=request.since_ms, brief=request.brief
         )
 
-    def _decision(self, decision: Decision) -> peer_pb2.Decision:
+    def local_decisions(
+        self, model_id: str, limit: int, *, since_ms: int = 0, brief: bool = False
+    ) -> peer_pb2.LocalDecisionsReply:
+        """Recent decisions made here, newest first.
+
+        Args:
+            model_id: that they are about; any where empty.
+            limit: of their number.
+            since_ms: that they were made at or after, epoch milliseconds.
+            brief: leave the candidates out.
+        """
+        return peer_pb2.LocalDecisionsReply(
+            decisions=[
+                self._decision(decision, brief)
+                for decision in self._ring.newest(limit, model_id)
+                if decision.time_ms >= since_ms
+            ]
+        )
+
+    def _decision(self, decision: Decision, brief: bool) -> peer_pb2.Decision:
         return peer_pb2.Decision(
             instance_id=self._instance_id,
             time_ms=decision.time_ms,
@@ -188,7 +219,7 @@ class PeerService:
                     score=candidate.score,
                     rank=candidate.rank,
                 )
-                for candidate in decision.candidates
+                for candidate in (() if brief else decision.candidates)
             ],
             related_models=decision.related_models,
             trace_id=decision.trace_id,

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TypeVar
 
 import grpc
@@ -80,22 +80,37 @@ class Peer:
             return False
         return True
 
-    async def models(self, model_id: str = "") -> peer_pb2.LocalModelsReply:
-        """Asks for the peer's copies, of one model or of all.
+    async def models(self, among: Sequence[str] = (), most: int = 0) -> peer_pb2.LocalModelsReply:
+        """Asks for the peer's copies.
+
+        Args:
+            among: the models that are asked about; all where empty.
+            most: copies that it is to tell of; 0 for any number.
 
         Raises:
             MeshError: the peer could not be asked.
         """
-        request = peer_pb2.LocalModelsRequest(model_id=model_id)
-        return await self._asked(lambda peer: peer.LocalModels(request, timeout=QUESTION_TIMEOUT_S), model_id)
+        only = among[0] if len(among) == 1 else ""
+        request = peer_pb2.LocalModelsRequest(model_id=only, among=() if only else among, most=most)
+        return await self._asked(lambda peer: peer.LocalModels(request, timeout=QUESTION_TIMEOUT_S), only)
 
-    async def decisions(self, model_id: str, limit: int) -> peer_pb2.LocalDecisionsReply:
+    async def decisions(
+        self, model_id: str, limit: int, *, since_ms: int = 0, brief: bool = False
+    ) -> peer_pb2.LocalDecisionsReply:
         """Asks for the peer's recent decisions, newest first.
 
+        Args:
+            model_id: that they are about; any where empty.
+            limit: of their number.
+            since_ms: that they were made at or after, epoch milliseconds.
+            brief: leave the candidates out.
+
         Raises:
             MeshError: the peer could not be asked.
         """
-        request = peer_pb2.LocalDecisionsRequest(model_id=model_id, limit=limit)
+        request = peer_pb2.LocalDecisionsRequest(
+            model_id=model_id, limit=limit, since_ms=since_ms, brief=brief
+        )
         return await self._asked(
             lambda peer: peer.LocalDecisions(request, timeout=QUESTION_TIMEOUT_S), model_id
         )

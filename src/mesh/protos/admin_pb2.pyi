@@ -29,6 +29,7 @@ class ListModelsRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
     LOADED_ONLY_FIELD_NUMBER: _builtins.int
+    CONTAINS_FIELD_NUMBER: _builtins.int
     prefix: _builtins.str
     """Only ids that start so."""
     limit: _builtins.int
@@ -37,6 +38,8 @@ class ListModelsRequest(_message.Message):
     """Ids after this one, in order, for the next page."""
     loaded_only: _builtins.bool
     """Only models with a copy."""
+    contains: _builtins.str
+    """Only ids with this in them, in capitals or not."""
     def __init__(
         self,
         *,
@@ -44,10 +47,11 @@ class ListModelsRequest(_message.Message):
         limit: _builtins.int = ...,
         after: _builtins.str = ...,
         loaded_only: _builtins.bool = ...,
+        contains: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit", "loaded_only", b"loaded_only", "prefix", b"prefix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "contains", b"contains", "limit", b"limit", "loaded_only", b"loaded_only", "prefix", b"prefix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -515,6 +519,128 @@ class ExplainReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainReply: _TypeAlias = ExplainReply  # noqa: Y015
+
+@_typing.final
+class OverviewRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OverviewRequest: _TypeAlias = OverviewRequest  # noqa: Y015
+
+@_typing.final
+class OverviewReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_MS_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    MODELS_LOADED_FIELD_NUMBER: _builtins.int
+    MODELS_FAILED_FIELD_NUMBER: _builtins.int
+    REFRESH_MS_FIELD_NUMBER: _builtins.int
+    time_ms: _builtins.int
+    """When the instances were asked. All who look within the next moments get the same answer."""
+    models_loaded: _builtins.int
+    models_failed: _builtins.int
+    refresh_ms: _builtins.int
+    """There is no other answer before so long."""
+    @_builtins.property
+    def instances(self) -> Global___ListInstancesReply: ...
+    @_builtins.property
+    def copies(self) -> _containers.RepeatedCompositeFieldContainer[Global___InstanceCopies]:
+        """Of the instances that answered."""
+
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[_peer_pb2.Decision]:
+        """The newest, without their candidates."""
+
+    @_builtins.property
+    def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailedLoad]:
+        """The newest failures that still count against their instance."""
+
+    def __init__(
+        self,
+        *,
+        time_ms: _builtins.int = ...,
+        instances: Global___ListInstancesReply | None = ...,
+        copies: _abc.Iterable[Global___InstanceCopies] | None = ...,
+        decisions: _abc.Iterable[_peer_pb2.Decision] | None = ...,
+        failures: _abc.Iterable[Global___FailedLoad] | None = ...,
+        models_loaded: _builtins.int = ...,
+        models_failed: _builtins.int = ...,
+        refresh_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["instances", b"instances"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "decisions", b"decisions", "failures", b"failures", "instances", b"instances", "models_failed", b"models_failed", "models_loaded", b"models_loaded", "refresh_ms", b"refresh_ms", "time_ms", b"time_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OverviewReply: _TypeAlias = OverviewReply  # noqa: Y015
+
+@_typing.final
+class InstanceCopies(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    COPIES_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
+    OTHERS_BYTES_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    others: _builtins.int
+    """Copies left out, and their memory."""
+    others_bytes: _builtins.int
+    @_builtins.property
+    def copies(self) -> _containers.RepeatedCompositeFieldContainer[_peer_pb2.LocalCopy]:
+        """Those that change, then those asked most; as many as there is room for."""
+
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        copies: _abc.Iterable[_peer_pb2.LocalCopy] | None = ...,
+        others: _builtins.int = ...,
+        others_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "instance_id", b"instance_id", "others", b"others", "others_bytes", b"others_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InstanceCopies: _TypeAlias = InstanceCopies  # noqa: Y015
+
+@_typing.final
+class FailedLoad(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_ID_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    model_id: _builtins.str
+    @_builtins.property
+    def failure(self) -> Global___Failure: ...
+    def __init__(
+        self,
+        *,
+        model_id: _builtins.str = ...,
+        failure: Global___Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "model_id", b"model_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailedLoad: _TypeAlias = FailedLoad  # noqa: Y015
 
 @_typing.final
 class DumpStateRequest(_message.Message):

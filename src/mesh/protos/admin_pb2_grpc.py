@@ -35,6 +35,11 @@ class AdminStub:
                 request_serializer=mesh_dot_protos_dot_admin__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=mesh_dot_protos_dot_admin__pb2.ExplainReply.FromString,
                 _registered_method=True)
+        self.Overview = channel.unary_unary(
+                '/mesh.admin.v1.Admin/Overview',
+                request_serializer=mesh_dot_protos_dot_admin__pb2.OverviewRequest.SerializeToString,
+                response_deserializer=mesh_dot_protos_dot_admin__pb2.OverviewReply.FromString,
+                _registered_method=True)
         self.SetPolicy = channel.unary_unary(
                 '/mesh.admin.v1.Admin/SetPolicy',
                 request_serializer=mesh_dot_protos_dot_admin__pb2.SetPolicyRequest.SerializeToString,
@@ -70,6 +75,13 @@ class AdminServicer:
 
     def Explain(self, request, context):
         """The decisions about one model, or all recent ones, of every instance, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Overview(self, request, context):
+        """What the whole mesh looks like now, in one answer of bounded size; `mesh top` and an instance's page show it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -111,6 +123,11 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=mesh_dot_protos_dot_admin__pb2.ExplainRequest.FromString,
                     response_serializer=mesh_dot_protos_dot_admin__pb2.ExplainReply.SerializeToString,
+            ),
+            'Overview': grpc.unary_unary_rpc_method_handler(
+                    servicer.Overview,
+                    request_deserializer=mesh_dot_protos_dot_admin__pb2.OverviewRequest.FromString,
+                    response_serializer=mesh_dot_protos_dot_admin__pb2.OverviewReply.SerializeToString,
             ),
             'SetPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.SetPolicy,
@@ -231,6 +248,33 @@ class Admin:
             '/mesh.admin.v1.Admin/Explain',
             mesh_dot_protos_dot_admin__pb2.ExplainRequest.SerializeToString,
             mesh_dot_protos_dot_admin__pb2.ExplainReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Overview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mesh.admin.v1.Admin/Overview',
+            mesh_dot_protos_dot_admin__pb2.OverviewRequest.SerializeToString,
+            mesh_dot_protos_dot_admin__pb2.OverviewReply.FromString,
             options,
             channel_credentials,
             insecure,

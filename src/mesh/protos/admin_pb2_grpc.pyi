@@ -19,6 +19,8 @@ class AdminStub:
     ListInstances: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListInstancesRequest, _admin_pb2.ListInstancesReply]
     Explain: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainReply]
     """The decisions about one model, or all recent ones, of every instance, newest first."""
+    Overview: _aio.UnaryUnaryMultiCallable[_admin_pb2.OverviewRequest, _admin_pb2.OverviewReply]
+    """What the whole mesh looks like now, in one answer of bounded size; `mesh top` and an instance's page show it."""
     SetPolicy: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetPolicyRequest, _admin_pb2.SetPolicyReply]
     """Changes how many copies a model is to have, and how they are treated."""
     DumpState: _aio.UnaryUnaryMultiCallable[_admin_pb2.DumpStateRequest, _admin_pb2.DumpStateReply]
@@ -53,6 +55,14 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_admin_pb2.ExplainRequest, _abc.Awaitable[_admin_pb2.ExplainReply]],
     ) -> _abc.Awaitable[_admin_pb2.ExplainReply]:
         """The decisions about one model, or all recent ones, of every instance, newest first."""
+
+    @_abc_1.abstractmethod
+    def Overview(
+        self,
+        request: _admin_pb2.OverviewRequest,
+        context: _aio.ServicerContext[_admin_pb2.OverviewRequest, _abc.Awaitable[_admin_pb2.OverviewReply]],
+    ) -> _abc.Awaitable[_admin_pb2.OverviewReply]:
+        """What the whole mesh looks like now, in one answer of bounded size; `mesh top` and an instance's page show it."""
 
     @_abc_1.abstractmethod
     def SetPolicy(

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from mesh.protos import vmodels_pb2 as mesh_dot_protos_dot_vmodels__pb2
 
 
-DESCRIPTOR = _pool.AddSerializedFile(b'\n\x16mesh/protos/peer.proto\x12\x0cmesh.peer.v1\x1a\x19mesh/protos/vmodels.proto\"\xae\x01\n\x0bLoadRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x14\n\x0clast_used_ms\x18\x02 \x01(\x03\x12\x0e\n\x06urgent\x18\x03 \x01(\x08\x12\x0c\n\x04wait\x18\x04 \x01(\x08\x12\x17\n\x0fsize_hint_bytes\x18\x05 \x01(\x04\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0e\n\x06\x62\x65side\x18\x07 \x03(\t\x12\x0e\n\x06\x63opies\x18\x08 \x01(\r\x12\x10\n\x08replaced\x18\t \x03(\t\"{\n\tLoadReply\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.mesh.peer.v1.CopyState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0c\n\x04\x63ode\x18\x04 \x01(\r\x12\x17\n\x0fretry_elsewhere\x18\x05 \x01(\x08\"%\n\x11\x43opyStatusRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"\xb6\x01\n\x0f\x43opyStatusReply\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.mesh.peer.v1.CopyState\x12\x10\n\x08since_ms\x18\x02 \x01(\x03\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x14\n\x0clast_used_ms\x18\x05 \x01(\x03\x12\x11\n\tin_flight\x18\x06 \x01(\r\x12\x1b\n\x13requests_per_minute\x18\x07 \x01(\r\"&\n\x12LocalModelsRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\";\n\x10LocalModelsReply\x12\'\n\x06\x63opies\x18\x01 \x03(\x0b\x32\x17.mesh.peer.v1.LocalCopy\"\xef\x01\n\tLocalCopy\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.mesh.peer.v1.CopyState\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x10\n\x08since_ms\x18\x04 \x01(\x03\x12\x14\n\x0clast_used_ms\x18\x05 \x01(\x03\x12\x11\n\tin_flight\x18\x06 \x01(\r\x12\x1b\n\x13requests_per_minute\x18\x07 \x01(\r\x12\x0f\n\x07message\x18\x08 \x01(\t\x12\x14\n\x0cpulled_bytes\x18\t \x01(\x04\x12\x15\n\rto_pull_bytes\x18\n \x01(\x04\"D\n\x16LocalComparisonRequest\x12\x11\n\tvmodel_id\x18\x01 \x01(\t\x12\x17\n\x0fshadow_model_id\x18\x02 \x01(\t\"8\n\x15LocalDecisionsRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\"@\n\x13LocalDecisionsReply\x12)\n\tdecisions\x18\x01 \x03(\x0b\x32\x16.mesh.peer.v1.Decision\"\xc8\x01\n\x08\x44\x65\x63ision\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07time_ms\x18\x02 \x01(\x03\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x10\n\x08model_id\x18\x04 \x01(\t\x12\x0f\n\x07summary\x18\x05 \x01(\t\x12\x0e\n\x06\x63hosen\x18\x06 \x01(\t\x12+\n\ncandidates\x18\x07 \x03(\x0b\x32\x17.mesh.peer.v1.Candidate\x12\x16\n\x0erelated_models\x18\x08 \x03(\t\x12\x10\n\x08trace_id\x18\t \x01(\t\"N\n\tCandidate\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07refused\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\t\x12\x0c\n\x04rank\x18\x04 \x01(\r*\xc8\x01\n\tCopyState\x12\x15\n\x11\x43OPY_STATE_ABSENT\x10\x00\x12\x15\n\x11\x43OPY_STATE_QUEUED\x10\x01\x12\x16\n\x12\x43OPY_STATE_WAITING\x10\x02\x12\x16\n\x12\x43OPY_STATE_LOADING\x10\x03\x12\x15\n\x11\x43OPY_STATE_SIZING\x10\x04\x12\x15\n\x11\x43OPY_STATE_LOADED\x10\x05\x12\x15\n\x11\x43OPY_STATE_FAILED\x10\x06\x12\x18\n\x14\x43OPY_STATE_UNLOADING\x10\x07\x32\x91\x03\n\x04Peer\x12:\n\x04Load\x12\x19.mesh.peer.v1.LoadRequest\x1a\x17.mesh.peer.v1.LoadReply\x12L\n\nCopyStatus\x12\x1f.mesh.peer.v1.CopyStatusRequest\x1a\x1d.mesh.peer.v1.CopyStatusReply\x12O\n\x0bLocalModels\x12 .mesh.peer.v1.LocalModelsRequest\x1a\x1e.mesh.peer.v1.LocalModelsReply\x12X\n\x0eLocalDecisions\x12#.mesh.peer.v1.LocalDecisionsRequest\x1a!.mesh.peer.v1.LocalDecisionsReply\x12T\n\x0fLocalComparison\x12$.mesh.peer.v1.LocalComparisonRequest\x1a\x1b.mesh.vmodels.v1.Comparisonb\x06proto3')
+DESCRIPTOR = _pool.AddSerializedFile(b'\n\x16mesh/protos/peer.proto\x12\x0cmesh.peer.v1\x1a\x19mesh/protos/vmodels.proto\"\xae\x01\n\x0bLoadRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x14\n\x0clast_used_ms\x18\x02 \x01(\x03\x12\x0e\n\x06urgent\x18\x03 \x01(\x08\x12\x0c\n\x04wait\x18\x04 \x01(\x08\x12\x17\n\x0fsize_hint_bytes\x18\x05 \x01(\x04\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x0e\n\x06\x62\x65side\x18\x07 \x03(\t\x12\x0e\n\x06\x63opies\x18\x08 \x01(\r\x12\x10\n\x08replaced\x18\t \x03(\t\"{\n\tLoadReply\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.mesh.peer.v1.CopyState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0c\n\x04\x63ode\x18\x04 \x01(\r\x12\x17\n\x0fretry_elsewhere\x18\x05 \x01(\x08\"%\n\x11\x43opyStatusRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\"\xb6\x01\n\x0f\x43opyStatusReply\x12&\n\x05state\x18\x01 \x01(\x0e\x32\x17.mesh.peer.v1.CopyState\x12\x10\n\x08since_ms\x18\x02 \x01(\x03\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x14\n\x0clast_used_ms\x18\x05 \x01(\x03\x12\x11\n\tin_flight\x18\x06 \x01(\r\x12\x1b\n\x13requests_per_minute\x18\x07 \x01(\r\"C\n\x12LocalModelsRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0c\n\x04most\x18\x02 \x01(\r\x12\r\n\x05\x61mong\x18\x03 \x03(\t\"a\n\x10LocalModelsReply\x12\'\n\x06\x63opies\x18\x01 \x03(\x0b\x32\x17.mesh.peer.v1.LocalCopy\x12\x0e\n\x06others\x18\x02 \x01(\r\x12\x14\n\x0cothers_bytes\x18\x03 \x01(\x04\"\xef\x01\n\tLocalCopy\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.mesh.peer.v1.CopyState\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\x12\x10\n\x08since_ms\x18\x04 \x01(\x03\x12\x14\n\x0clast_used_ms\x18\x05 \x01(\x03\x12\x11\n\tin_flight\x18\x06 \x01(\r\x12\x1b\n\x13requests_per_minute\x18\x07 \x01(\r\x12\x0f\n\x07message\x18\x08 \x01(\t\x12\x14\n\x0cpulled_bytes\x18\t \x01(\x04\x12\x15\n\rto_pull_bytes\x18\n \x01(\x04\"D\n\x16LocalComparisonRequest\x12\x11\n\tvmodel_id\x18\x01 \x01(\t\x12\x17\n\x0fshadow_model_id\x18\x02 \x01(\t\"Y\n\x15LocalDecisionsRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\r\x12\x10\n\x08since_ms\x18\x03 \x01(\x03\x12\r\n\x05\x62rief\x18\x04 \x01(\x08\"@\n\x13LocalDecisionsReply\x12)\n\tdecisions\x18\x01 \x03(\x0b\x32\x16.mesh.peer.v1.Decision\"\xc8\x01\n\x08\x44\x65\x63ision\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07time_ms\x18\x02 \x01(\x03\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x10\n\x08model_id\x18\x04 \x01(\t\x12\x0f\n\x07summary\x18\x05 \x01(\t\x12\x0e\n\x06\x63hosen\x18\x06 \x01(\t\x12+\n\ncandidates\x18\x07 \x03(\x0b\x32\x17.mesh.peer.v1.Candidate\x12\x16\n\x0erelated_models\x18\x08 \x03(\t\x12\x10\n\x08trace_id\x18\t \x01(\t\"N\n\tCandidate\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0f\n\x07refused\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\t\x12\x0c\n\x04rank\x18\x04 \x01(\r*\xc8\x01\n\tCopyState\x12\x15\n\x11\x43OPY_STATE_ABSENT\x10\x00\x12\x15\n\x11\x43OPY_STATE_QUEUED\x10\x01\x12\x16\n\x12\x43OPY_STATE_WAITING\x10\x02\x12\x16\n\x12\x43OPY_STATE_LOADING\x10\x03\x12\x15\n\x11\x43OPY_STATE_SIZING\x10\x04\x12\x15\n\x11\x43OPY_STATE_LOADED\x10\x05\x12\x15\n\x11\x43OPY_STATE_FAILED\x10\x06\x12\x18\n\x14\x43OPY_STATE_UNLOADING\x10\x07\x32\x91\x03\n\x04Peer\x12:\n\x04Load\x12\x19.mesh.peer.v1.LoadRequest\x1a\x17.mesh.peer.v1.LoadReply\x12L\n\nCopyStatus\x12\x1f.mesh.peer.v1.CopyStatusRequest\x1a\x1d.mesh.peer.v1.CopyStatusReply\x12O\n\x0bLocalModels\x12 .mesh.peer.v1.LocalModelsRequest\x1a\x1e.mesh.peer.v1.LocalModelsReply\x12X\n\x0eLocalDecisions\x12#.mesh.peer.v1.LocalDecisionsRequest\x1a!.mesh.peer.v1.LocalDecisionsReply\x12T\n\x0fLocalComparison\x12$.mesh.peer.v1.LocalComparisonRequest\x1a\x1b.mesh.vmodels.v1.Comparisonb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mesh.protos.peer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_COPYSTATE']._serialized_start=1414
-  _globals['_COPYSTATE']._serialized_end=1614
+  _globals['_COPYSTATE']._serialized_start=1514
+  _globals['_COPYSTATE']._serialized_end=1714
   _globals['_LOADREQUEST']._serialized_start=68
   _globals['_LOADREQUEST']._serialized_end=242
   _globals['_LOADREPLY']._serialized_start=244
@@ -43,21 +43,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COPYSTATUSREPLY']._serialized_start=409
   _globals['_COPYSTATUSREPLY']._serialized_end=591
   _globals['_LOCALMODELSREQUEST']._serialized_start=593
-  _globals['_LOCALMODELSREQUEST']._serialized_end=631
-  _globals['_LOCALMODELSREPLY']._serialized_start=633
-  _globals['_LOCALMODELSREPLY']._serialized_end=692
-  _globals['_LOCALCOPY']._serialized_start=695
-  _globals['_LOCALCOPY']._serialized_end=934
-  _globals['_LOCALCOMPARISONREQUEST']._serialized_start=936
-  _globals['_LOCALCOMPARISONREQUEST']._serialized_end=1004
-  _globals['_LOCALDECISIONSREQUEST']._serialized_start=1006
-  _globals['_LOCALDECISIONSREQUEST']._serialized_end=1062
-  _globals['_LOCALDECISIONSREPLY']._serialized_start=1064
-  _globals['_LOCALDECISIONSREPLY']._serialized_end=1128
-  _globals['_DECISION']._serialized_start=1131
-  _globals['_DECISION']._serialized_end=1331
-  _globals['_CANDIDATE']._serialized_start=1333
-  _globals['_CANDIDATE']._serialized_end=1411
-  _globals['_PEER']._serialized_start=1617
-  _globals['_PEER']._serialized_end=2018
+  _globals['_LOCALMODELSREQUEST']._serialized_end=660
+  _globals['_LOCALMODELSREPLY']._serialized_start=662
+  _globals['_LOCALMODELSREPLY']._serialized_end=759
+  _globals['_LOCALCOPY']._serialized_start=762
+  _globals['_LOCALCOPY']._serialized_end=1001
+  _globals['_LOCALCOMPARISONREQUEST']._serialized_start=1003
+  _globals['_LOCALCOMPARISONREQUEST']._serialized_end=1071
+  _globals['_LOCALDECISIONSREQUEST']._serialized_start=1073
+  _globals['_LOCALDECISIONSREQUEST']._serialized_end=1162
+  _globals['_LOCALDECISIONSREPLY']._serialized_start=1164
+  _globals['_LOCALDECISIONSREPLY']._serialized_end=1228
+  _globals['_DECISION']._serialized_start=1231
+  _globals['_DECISION']._serialized_end=1431
+  _globals['_CANDIDATE']._serialized_start=1433
+  _globals['_CANDIDATE']._serialized_end=1511
+  _globals['_PEER']._serialized_start=1717
+  _globals['_PEER']._serialized_end=2118
 # @@protoc_insertion_point(module_scope)

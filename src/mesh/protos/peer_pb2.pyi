@@ -207,16 +207,26 @@ class LocalModelsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_ID_FIELD_NUMBER: _builtins.int
+    MOST_FIELD_NUMBER: _builtins.int
+    AMONG_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """Only this model; all where empty."""
+    most: _builtins.int
+    """At most so many copies, those that change first, then those asked most; 0 for any number."""
+    @_builtins.property
+    def among(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these models; all where empty."""
+
     def __init__(
         self,
         *,
         model_id: _builtins.str = ...,
+        most: _builtins.int = ...,
+        among: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_id", b"model_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["among", b"among", "model_id", b"model_id", "most", b"most"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -227,16 +237,23 @@ class LocalModelsReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     COPIES_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
+    OTHERS_BYTES_FIELD_NUMBER: _builtins.int
+    others: _builtins.int
+    """Copies beyond `most`, and their memory."""
+    others_bytes: _builtins.int
     @_builtins.property
     def copies(self) -> _containers.RepeatedCompositeFieldContainer[Global___LocalCopy]: ...
     def __init__(
         self,
         *,
         copies: _abc.Iterable[Global___LocalCopy] | None = ...,
+        others: _builtins.int = ...,
+        others_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["copies", b"copies", "others", b"others", "others_bytes", b"others_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -318,18 +335,26 @@ class LocalDecisionsRequest(_message.Message):
 
     MODEL_ID_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
+    BRIEF_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     limit: _builtins.int
     """At most so many, newest first."""
+    since_ms: _builtins.int
+    """Only those of this time and later; 0 for all."""
+    brief: _builtins.bool
+    """Without candidates."""
     def __init__(
         self,
         *,
         model_id: _builtins.str = ...,
         limit: _builtins.int = ...,
+        since_ms: _builtins.int = ...,
+        brief: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "model_id", b"model_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["brief", b"brief", "limit", b"limit", "model_id", b"model_id", "since_ms", b"since_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -221,6 +221,7 @@ class Laptop:
             port=one.port,
             peer_port=0,
             probe_port=None,
+            page_port=one.page_port,
             lifecycle=LifecycleSettings(prestop_port=None),
             # There are few models, and a person wants to see each.
             metrics=MetricsSettings(port=one.metrics_port, per_model=True),

@@ -18,6 +18,8 @@ from mesh.instance import SettingError, TracingSettings
 LEAST_CAPACITY = words.MIB
 #: Longest path of a unix socket on Linux, bytes.
 LONGEST_SOCKET_PATH = 107
+#: An instance's page is on the port this far above that for requests, where that is free.
+PAGE_PORT_OFFSET = 10_000
 
 
 class PlanError(ValueError):
@@ -33,6 +35,8 @@ class Options:
     host: str
     port: int
     metrics_port: int | None
+    page: bool
+    page_port: int | None
     prometheus_config: Path | None
     models: Path | None
     examples: bool
@@ -49,6 +53,7 @@ class InstancePlan:
         instance_id: tells its port, so that it is easily found.
         port: for requests.
         metrics_port: None for no metrics.
+        page_port: of the page that shows the mesh in a browser; None for none.
         runtime_address: where the model server is going to listen, ``unix:/path`` or ``127.0.0.1:port``.
         server: the model server.
     """
@@ -56,6 +61,7 @@ class InstancePlan:
     instance_id: str
     port: int
     metrics_port: int | None
+    page_port: int | None
     runtime_address: str
     server: ChildSpec
 
@@ -115,6 +121,8 @@ def make_plan(options: Options, environment: Mapping[str, str] = os.environ) -> 
         _check_port(options.host, instance.port, "--port")
         if instance.metrics_port is not None:
             _check_port(options.host, instance.metrics_port, "--metrics-port")
+        if instance.page_port is not None:
+            _check_port(options.host, instance.page_port, "--page-port")
     try:
         tracing = TracingSettings.from_environment(environment)
     except SettingError as error:
@@ -161,9 +169,26 @@ def _instance(
         instance_id=f"laptop-{port}",
         port=port,
         metrics_port=None if options.metrics_port is None else options.metrics_port + number,
+        page_port=_page_port(options, number),
         runtime_address=f"unix:{socket_path}" if server_port is None else f"127.0.0.1:{server_port}",
         server=server,
     )
+
+
+def _page_port(options: Options, number: int) -> int | None:
+    if not options.page:
+        return None
+    if options.page_port is not None:
+        return options.page_port + number
+    port = options.port + number + PAGE_PORT_OFFSET
+    if port <= 65_535:
+        try:
+            _check_port(options.host, port, "--page-port")
+        except PlanError:
+            # Nobody asked for this one.
+            return _free_port()
+        return port
+    return _free_port()
 
 
 def _server_command(options: Options, socket_path: Path, server_port: int | None) -> list[str]:

@@ -28,6 +28,7 @@ def summary(plan: Plan, models: Sequence[CatalogModel]) -> RenderableType:
             metrics if instance.metrics_port else "off (--metrics-port)",
             words.size(options.capacity),
         )
+    page = plan.instances[0].page_port
     shown = next((model for model in models if model.has_samples), models[0])
     given = "" if shown.has_samples else " --input '[[5.1, 3.5, 1.4, 0.2]]'"
     first = "" if addresses[0] == DEFAULT_ADDRESS else f" --address {addresses[0]}"
@@ -50,7 +51,8 @@ def summary(plan: Plan, models: Sequence[CatalogModel]) -> RenderableType:
             Text(f"  mesh infer {shown.model_id}{given} --address {addresses[1]}", style="cyan"),
         ]
     lines += [
-        Text("See what the mesh does:"),
+        Text("See what the mesh does, in a browser or here:"),
+        *([] if page is None else [Text(f"  http://{reachable(options.host)}:{page}", style="cyan")]),
         Text(f"  mesh top{first}", style="cyan"),
         Text(f"  mesh explain {shown.model_id}{first}", style="cyan"),
         Text("Or from Python, with tritonclient; the metadata names the model:"),

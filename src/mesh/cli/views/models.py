@@ -23,12 +23,15 @@ STYLES = {
 }
 
 
-def _copy_state(copy: admin_pb2.Copy) -> str:
-    """A copy's state, and how much of its data is here while that is pulled."""
-    state = words.state(copy.state)
+def pulled(copy: admin_pb2.Copy) -> str:
+    """How much of a copy's data is here, while that is pulled; else empty."""
     if copy.to_pull_bytes:
-        return f"{state}: {copy.pulled_bytes * 100 // copy.to_pull_bytes}% of {words.size(copy.to_pull_bytes)} pulled"
-    return f"{state}: {words.size(copy.pulled_bytes)} pulled" if copy.pulled_bytes else state
+        return f"{copy.pulled_bytes * 100 // copy.to_pull_bytes}% of {words.size(copy.to_pull_bytes)} pulled"
+    return f"{words.size(copy.pulled_bytes)} pulled" if copy.pulled_bytes else ""
+
+
+def _copy_state(copy: admin_pb2.Copy) -> str:
+    return ": ".join(filter(None, (words.state(copy.state), pulled(copy))))
 
 
 def model_state(model: admin_pb2.Model) -> Text:

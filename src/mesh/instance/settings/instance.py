@@ -84,6 +84,12 @@ class Settings:
     probe_port: int | None = setting(
         "MM_PROBE_PORT", port_number_or_none, "port of /ready and /live; NONE turns them off", default=8089
     )
+    page_port: int | None = setting(
+        "MESH_PAGE_PORT",
+        port_number_or_none,
+        "port of the page that shows the mesh in a browser, to be read only; default NONE, which turns it off",
+        default=None,
+    )
     metrics: MetricsSettings = setting(
         "MM_METRICS",
         metrics_settings,
