@@ -137,7 +137,8 @@ class Tab:
         """Waits until an expression in the page is true, and returns its value."""
         try:
             async with asyncio.timeout(within_s):
-                while not (value := await self.run(expression)):
+                # An element is nothing outside the page, and its being there is what one waits for.
+                while not (value := await self.run(f"({expression}) instanceof Node || ({expression})")):
                     await asyncio.sleep(0.05)
                 return value
         except TimeoutError:

@@ -138,11 +138,11 @@ class AdminService:
         for peer, reply in zip(peers, replies, strict=True):
             if reply is not None:
                 found[peer.instance_id] = by_model(reply.copies)
-        by_model: dict[str, _LocalCopies] = defaultdict(dict)
+        of_model: dict[str, _LocalCopies] = defaultdict(dict)
         for instance_id, copies in found.items():
             for copy in copies.values():
-                by_model[copy.model_id][instance_id] = copy
-        return by_model
+                of_model[copy.model_id][instance_id] = copy
+        return of_model
 
     @staticmethod
     def _model(model_id: str, record: ModelRecord, copies: dict[str, _LocalCopies]) -> admin_pb2.Model:

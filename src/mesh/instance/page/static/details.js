@@ -96,7 +96,7 @@ function pairs(rows) {
 }
 
 function copies(model, now) {
-  if (!model.copies.length) return element("p", {}, "None is loaded; the first request loads one.");
+  if (!model.copies.length) return element("p", {}, model.failures.length ? "None is loaded." : "None is loaded; the first request loads one.");
   return table(
     ["instance", "state", "memory", "in flight", "req/min", "for", "last used"],
     model.copies.map((copy) => [

@@ -6,6 +6,8 @@ import * as words from "./words.js";
 
 /** A copy is drawn as large as this part of its instance at least, so that it can be seen and hit. */
 const LEAST_SHARE = 1 / 600;
+/** Models have this part of their instance at least, so that those of one that is nearly empty can be told apart. */
+const LEAST_USED = 0.35;
 /** This many requests a minute are hot, or more where a model is asked more. */
 const HOT_RPM = 60;
 /** Below 1, so that models that are asked little differ from those that nobody asks, beside one that is asked all the time. */
@@ -73,7 +75,7 @@ class Card {
     if (one.others) items.push({ copy: null, area: Math.max(one.others_size, least) });
     items.sort((a, b) => b.area - a.area || (a.copy?.model < b.copy?.model ? -1 : 1));
     const taken = items.reduce((sum, item) => sum + item.area, 0);
-    const share = one.capacity ? Math.min(1, Math.max(taken, one.used) / one.capacity) : 1;
+    const share = one.capacity ? Math.min(1, Math.max(taken / one.capacity, one.used / one.capacity, LEAST_USED)) : 1;
     const places = treemap(items.map((item) => item.area), width * share, height);
     const seen = new Set();
     items.forEach(({ copy }, index) => {
