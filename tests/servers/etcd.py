@@ -73,6 +73,7 @@ class EtcdServer:
         require_client_certificate: bool = False,
         root_user: RootUser | None = None,
         name: str = "etcd",
+        host: str = "127.0.0.1",
     ) -> None:
         """Chooses ports and prepares the command; nothing runs yet.
 
@@ -83,9 +84,11 @@ class EtcdServer:
             require_client_certificate: Refuse clients without a certificate of the same authority.
             root_user: Switch authentication on at the first start.
             name: Its name in its cluster.
+            host: The address to listen on.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self.name = name
+        self._host = host
         self.folder = folder
         self.port = free_port()
         self._program = program / "etcd"
@@ -100,7 +103,7 @@ class EtcdServer:
     @property
     def endpoint(self) -> str:
         """The address clients use, such as ``http://127.0.0.1:2379``."""
-        return f"{'https' if self._certificates else 'http'}://127.0.0.1:{self.port}"
+        return f"{'https' if self._certificates else 'http'}://{self._host}:{self.port}"
 
     @property
     def kv_store(self) -> str:

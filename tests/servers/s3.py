@@ -26,23 +26,25 @@ class S3Server:
     access_key_id = "mesh-test"
     secret_access_key = "mesh-test-secret"
 
-    def __init__(self, program: Path, folder: Path) -> None:
+    def __init__(self, program: Path, folder: Path, host: str = "127.0.0.1") -> None:
         """Prepares the server; nothing runs yet.
 
         Args:
             program: The folder that :func:`recipe` installs into.
             folder: For objects and log.
+            host: The address to listen on.
         """
         self._objects = folder / "buckets"
         self._objects.mkdir(parents=True)
         metadata = folder / "metadata"
         metadata.mkdir()
+        self._host = host
         self._port = free_port()
         self.process = ServerProcess(
             "versitygw",
             [
                 program / "versitygw",
-                f"--port=127.0.0.1:{self._port}",
+                f"--port={host}:{self._port}",
                 f"--access={self.access_key_id}",
                 f"--secret={self.secret_access_key}",
                 f"--region={self.region}",
@@ -58,7 +60,7 @@ class S3Server:
     @property
     def endpoint(self) -> str:
         """The address, such as ``http://127.0.0.1:9000``."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._host}:{self._port}"
 
     def start(self) -> None:
         """Starts the server and waits until it answers."""
