@@ -37,6 +37,8 @@ def installation(kubernetes_program: Path, etcd_program: Path, s3_program: Path)
 
 
 @pytest.fixture
-def namespace(installation: Installation) -> Namespace:
+def namespace(installation: Installation) -> Iterator[Namespace]:
     """A namespace of the test's own, with a mesh."""
-    return Namespace(installation, f"user-{uuid.uuid4().hex[:6]}")
+    made = Namespace(installation, f"user-{uuid.uuid4().hex[:6]}")
+    yield made
+    installation.plane.kubectl("delete", "namespace", made.name, "--wait=false")

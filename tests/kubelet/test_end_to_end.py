@@ -23,8 +23,8 @@ async def test_what_is_applied_answers_and_what_is_deleted_is_gone(namespace: Na
     await namespace.until_ready("mushrooms")
     await namespace.until(lambda: len(namespace.addresses()) == 1, "an endpoint of the Service")
     [address] = namespace.addresses()
-    await SVM.check(address, "digits", mm_vmodel_id="digits")
-    await XGBOOST.check(address, "mushrooms", mm_vmodel_id="mushrooms")
+    await SVM.check(address, "digits")
+    await XGBOOST.check(address, "mushrooms")
 
     for name in ("digits", "mushrooms"):
         namespace.delete("inferenceservice", name)
