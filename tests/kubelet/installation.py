@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from tests.kubelet.metrics import MetricsServer
 from tests.kubelet.node import Node
 from tests.servers.etcd import EtcdServer
 from tests.servers.kubernetes import ControlPlane
@@ -61,6 +62,7 @@ class Installation:
                 "POD_NAME": "",
             },
         )
+        self.metrics = MetricsServer(self.plane, folder / "metrics")
         self._ends = ExitStack()
 
     def start(self) -> None:
@@ -71,6 +73,8 @@ class Installation:
         self.node.start()
         self.etcd.start()
         self.s3.start()
+        self._ends.callback(self.metrics.stop)
+        self.metrics.start()
         definitions = ROOT / "deploy" / "crds"
         self.plane.kubectl("apply", "--server-side", "-k", definitions)
         self.plane.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")

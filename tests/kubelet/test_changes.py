@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
@@ -15,14 +16,14 @@ _DEPLOYMENT = "modelmesh-serving-linear"
 _IN_FLIGHT = 8
 
 
-def linear(**env: str) -> dict[str, object]:
+def linear(**env: str) -> dict[str, Any]:
     """The runtime of ``examples/``, in two pods."""
     made = runtime("linear", "linear-runtime", "linear", "--capacity", "8MiB", replicas=2)
     made["spec"]["containers"][0]["env"] = [{"name": name, "value": value} for name, value in env.items()]
     return made
 
 
-def line(bias: int) -> dict[str, object]:
+def line(bias: int) -> dict[str, Any]:
     return inference_service("line", "linear", storage={"key": "minio", "path": f"lines/{bias}.json"})
 
 
@@ -64,7 +65,6 @@ async def test_no_request_fails_while_models_and_pods_are_replaced(namespace: Na
 
 
 async def test_a_runtime_without_models_has_no_pods_until_there_is_one(namespace: Namespace) -> None:
-    namespace.installation.s3.put(namespace.name, {"lines/3.json": b'{"weights": [2, 3], "bias": 3}'})
     namespace.apply(linear())
     await namespace.until(lambda: namespace.get("deployment", _DEPLOYMENT) is not None, "a Deployment")
     assert namespace.get("deployment", _DEPLOYMENT)["spec"]["replicas"] == 0
@@ -74,7 +74,34 @@ async def test_a_runtime_without_models_has_no_pods_until_there_is_one(namespace
     await _serve(namespace)
 
 
+async def test_pods_come_when_those_there_are_busy(namespace: Namespace) -> None:
+    annotations = {"autoscalerClass": "hpa", "targetUtilizationPercentage": "50", "max-scale": "2"}
+    scaled = linear()
+    del scaled["spec"]["replicas"]
+    scaled["metadata"]["annotations"] = {
+        f"serving.kserve.io/{name}": value for name, value in annotations.items()
+    }
+    namespace.apply(scaled)
+    await _serve(namespace)
+    assert len(namespace.all("pods")) == 1
+    metrics = namespace.installation.metrics
+    async with Load(namespace, "line") as load:
+        metrics.cpu = "500m"
+        await namespace.until(lambda: len(namespace.addresses()) == 2, "a second pod")
+        metrics.cpu = "0"
+        await load.go_on()
+    assert load.failures == []
+    # What the autoscaler decided stays when the controller looks at the runtime again.
+    scaled["metadata"]["labels"] = {"looked": "at"}
+    namespace.apply(scaled)
+    await namespace.until(
+        lambda: namespace.get("hpa", _DEPLOYMENT)["metadata"]["labels"].get("looked") == "at", "a new look"
+    )
+    assert namespace.get("deployment", _DEPLOYMENT)["spec"]["replicas"] == 2
+
+
 async def _serve(namespace: Namespace) -> None:
+    namespace.installation.s3.put(namespace.name, {"lines/3.json": b'{"weights": [2, 3], "bias": 3}'})
     namespace.apply(line(3))
     await namespace.until_ready("line")
     async with Load(namespace, "line") as load:
