@@ -13,7 +13,7 @@ from mesh.protos import admin_pb2, peer_pb2
 from mesh.registry import InstanceRecord, Registry
 
 #: Copies that are told of, of all instances together; more are too small to be seen on a screen.
-MOST_COPIES = 3_000
+MOST_COPIES = 2_000
 #: Each instance tells of so many at least.
 LEAST_COPIES_EACH = 10
 MOST_DECISIONS = 50

@@ -65,7 +65,7 @@ function describe(model) {
       ["state", words.state(model.state)],
       ["type", model.type],
       ["path", model.path],
-      ["memory of a copy", model.size ? `${words.size(model.size)} (${model.size_source})` : "not known yet"],
+      ["memory to be expected", model.size ? `${words.size(model.size)} (${model.size_source})` : ""],
       ["last used", words.ago(model.used_ms, now)],
       ["vmodels that refer to it", model.references ? words.number(model.references) : ""],
       ["policy", policy(model.policy)],

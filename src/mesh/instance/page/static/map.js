@@ -39,9 +39,12 @@ export function drawMap(overview) {
     if (!card) cards.set(one.id, (card = new Card()));
     if (grid.children[place] !== card.root) grid.insertBefore(card.root, grid.children[place] ?? null);
   });
-  // All widths are read before anything changes, or each would have the page laid out again.
-  const widths = instances.map((one) => cards.get(one.id).plot.clientWidth);
-  instances.forEach((one, place) => cards.get(one.id).draw(one, overview, hottest, widths[place]));
+  // All sizes are read before anything changes, or each would have the page laid out again.
+  const sizes = instances.map((one) => {
+    const { clientWidth, clientHeight } = cards.get(one.id).plot;
+    return [clientWidth, clientHeight];
+  });
+  instances.forEach((one, place) => cards.get(one.id).draw(one, overview, hottest, ...sizes[place]));
 }
 
 class Card {
@@ -55,9 +58,9 @@ class Card {
     this.plot.addEventListener("focusin", (event) => this.mark(event.target));
   }
 
-  draw(one, overview, hottest, width) {
+  draw(one, overview, hottest, width, height) {
     this.root.classList.toggle("lost", !one.reachable);
-    const look = JSON.stringify([one.id, overview.leader === one.id, overview.self === one.id, one.leaving, one.reachable]);
+    const look = JSON.stringify([one.id, overview.leader === one.id, one.leaving, one.reachable]);
     if (this.look !== look) {
       this.look = look;
       this.heading.replaceChildren(one.id, ...tags(one, overview));
@@ -65,11 +68,10 @@ class Card {
     }
     this.line.textContent = line(one);
     this.root.title = [one.zone && `zone ${one.zone}`, one.labels.length && `labels ${one.labels.join(", ")}`, `up ${words.duration(overview.time_ms - one.started_ms)}`].filter(Boolean).join("; ");
-    this.drawTiles(one, overview, hottest, width);
+    this.drawTiles(one, overview, hottest, width, height);
   }
 
-  drawTiles(one, overview, hottest, width) {
-    const height = this.plot.clientHeight;
+  drawTiles(one, overview, hottest, width, height) {
     const least = one.capacity * LEAST_SHARE || 1;
     const items = one.copies.map((copy) => ({ copy, area: Math.max(copy.size, least) }));
     if (one.others) items.push({ copy: null, area: Math.max(one.others_size, least) });
@@ -139,6 +141,7 @@ class Card {
 
 class Tile {
   constructor(copy) {
+    this.style = {};
     this.name = element("b");
     this.figures = element("span");
     this.root = copy
@@ -147,28 +150,30 @@ class Tile {
   }
 
   draw(copy, one, overview, hottest, place, width, height) {
-    const style = this.root.style;
-    style.left = percent(place.x / width);
-    style.top = percent(place.y / height);
-    style.width = percent(place.width / width);
-    style.height = percent(place.height / height);
+    this.set("left", percent(place.x / width));
+    this.set("top", percent(place.y / height));
+    this.set("width", percent(place.width / width));
+    this.set("height", percent(place.height / height));
     const look = place.width < 34 || place.height < 17 ? "bare" : place.height < 33 ? "short" : "";
-    if (!copy) {
-      this.root.className = `tile rest ${look}`;
-      this.name.textContent = `${words.number(one.others)} more`;
-      this.figures.textContent = words.size(one.others_size);
-      this.root.title = `${words.number(one.others)} more with ${words.size(one.others_size)}; find one by its name`;
-      return;
-    }
+    if (copy) this.drawCopy(copy, overview, hottest, look);
+    else this.drawOthers(one, look);
+  }
+
+  drawOthers(one, look) {
+    this.write(
+      `tile rest ${look}`,
+      `${words.number(one.others)} more`,
+      words.size(one.others_size),
+      `${words.number(one.others)} more with ${words.size(one.others_size)}; find one by its name`,
+    );
+  }
+
+  drawCopy(copy, overview, hottest, look) {
+    this.set("--heat", ((copy.rpm / hottest) ** HEAT_POWER).toFixed(2));
     const coming = words.COMING.has(copy.state);
     const kind = coming ? "loading" : copy.state === "unloading" ? copy.state : "";
-    this.root.className = `tile ${kind} ${look}`;
-    style.setProperty("--heat", ((copy.rpm / hottest) ** HEAT_POWER).toFixed(3));
-    this.name.textContent = copy.model;
     const done = words.progressText(copy);
-    this.figures.textContent = coming
-      ? done || words.state(copy.state)
-      : `${words.size(copy.size)}${copy.rpm ? ` · ${words.number(copy.rpm)}/min` : ""}`;
+    const served = `${words.size(copy.size)}${copy.rpm ? ` · ${words.number(copy.rpm)}/min` : ""}`;
     const parts = [
       `${copy.model}: ${words.state(copy.state)}`,
       done,
@@ -177,11 +182,24 @@ class Tile {
       copy.in_flight ? `${copy.in_flight} in flight` : "",
       `last used ${words.ago(copy.used_ms, overview.time_ms)}`,
     ];
-    const title = parts.filter(Boolean).join(", ");
-    if (this.root.title !== title) {
-      this.root.title = title;
-      this.root.setAttribute("aria-label", title);
-    }
+    this.write(`tile ${kind} ${look}`, copy.model, coming ? done || words.state(copy.state) : served, parts.filter(Boolean).join(", "));
+  }
+
+  // What is as it was is not written again: thousands of tiles are drawn, and few change.
+
+  set(property, value) {
+    if (this.style[property] === value) return;
+    this.style[property] = value;
+    this.root.style.setProperty(property, value);
+  }
+
+  write(className, name, figures, title) {
+    if (this.root.className !== className) this.root.className = className;
+    if (this.name.textContent !== name) this.name.textContent = name;
+    if (this.figures.textContent !== figures) this.figures.textContent = figures;
+    if (this.root.title === title) return;
+    this.root.title = title;
+    this.root.setAttribute("aria-label", title);
   }
 }
 
@@ -190,7 +208,6 @@ const percent = (share) => `${(100 * share).toFixed(3)}%`;
 function tags(one, overview) {
   const found = [];
   if (overview.leader === one.id) found.push(["leader", ""]);
-  if (overview.self === one.id) found.push(["answers here", ""]);
   if (one.leaving) found.push(["leaving", "warn"]);
   if (!one.reachable) found.push(["unreachable", "bad"]);
   return found.map(([text, kind]) => element("span", { className: `tag ${kind}` }, text));
