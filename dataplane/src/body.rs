@@ -113,9 +113,9 @@ impl<'a> RequestBody<'a> {
     }
 
     /// Has all of it heard, what was read already and what comes, but for repetitions.
-    pub fn let_hear(&mut self, mut heard: Heard) {
+    pub fn let_hear(&mut self, mut heard: Box<Heard>) {
         self.chunks.iter().for_each(|chunk| heard.put(chunk));
-        self.heard = Some(Box::new(heard));
+        self.heard = Some(heard);
     }
 
     pub fn take_heard(&mut self) -> Option<Box<Heard>> {

@@ -69,8 +69,8 @@ impl Client {
     }
 
     /// Has what is answered heard.
-    pub fn let_hear(&mut self, heard: Heard) {
-        self.heard = Some(Box::new(heard));
+    pub fn let_hear(&mut self, heard: Box<Heard>) {
+        self.heard = Some(heard);
     }
 
     pub fn take_heard(&mut self) -> Option<Box<Heard>> {

@@ -1,5 +1,6 @@
 //! The messages of one direction of a call, kept as they pass for those who process payloads.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use http::HeaderMap;
 use crate::compression::decompress;
 use crate::frames::{PREFIX, message_length};
 use crate::grpc::{GRPC_ENCODING, Status};
+use crate::packed::PACKED;
 use crate::payload::{Loss, Payloads};
 
 /// Bytes of a direction up to which they are copied. A chunk of HTTP/2 shares the buffer that its connection was read
@@ -17,6 +19,14 @@ const SMALL: usize = 4 << 10;
 
 /// Messages of one direction that are kept, at most.
 const MAX_MESSAGES: usize = 1_000;
+
+/// Directions whose memory one thread keeps for others, at most: some more than there are calls at once.
+const MAX_SPARE: usize = 512;
+
+thread_local! {
+    #[expect(clippy::vec_box, reason = "the box is what is used again")]
+    static SPARE: RefCell<Vec<Box<Heard>>> = const { RefCell::new(Vec::new()) };
+}
 
 pub struct Heard {
     payloads: Arc<Payloads>,
@@ -57,10 +67,59 @@ impl Heard {
         }
     }
 
+    /// One in the memory of another, where there is one.
+    pub fn reused(payloads: &Arc<Payloads>) -> Box<Heard> {
+        let spare = SPARE.with_borrow_mut(Vec::pop).filter(|spare| Arc::ptr_eq(&spare.payloads, payloads));
+        spare.unwrap_or_else(|| Box::new(Heard::new(payloads)))
+    }
+
+    /// Leaves the memory of a small one to others.
+    pub fn reuse(mut self: Box<Heard>) {
+        if !self.is_small() {
+            return;
+        }
+        self.copied.clear();
+        (self.head, self.kept) = (0, 0);
+        self.walk = Walk::default();
+        SPARE.with_borrow_mut(|spare| {
+            if spare.len() < MAX_SPARE {
+                spare.push(self);
+            }
+        });
+    }
+
+    /// One that has been heard and copied, its metadata first.
+    pub fn of(payloads: &Arc<Payloads>, copied: &[u8], head: usize) -> Heard {
+        let mut heard = Heard::new(payloads);
+        heard.walk.feed(&copied[head..]);
+        heard.copied = copied.to_vec();
+        (heard.head, heard.kept) = (head, copied.len() - head);
+        heard
+    }
+
+    /// Whether all of it is here, and little enough to be copied once more.
+    pub fn is_small(&self) -> bool {
+        self.chunks.is_empty() && self.loss.is_none() && self.copied.len() <= PACKED
+    }
+
+    /// Metadata, then messages, of a small one.
+    pub fn copied(&self) -> &[u8] {
+        &self.copied
+    }
+
+    /// Bytes of metadata.
+    pub fn head(&self) -> usize {
+        self.head
+    }
+
+    /// Bytes of messages.
+    pub fn kept(&self) -> usize {
+        self.kept
+    }
+
     pub fn put_head(&mut self, headers: &HeaderMap) {
-        let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 8).sum();
-        // With a message of usual size, it need not grow.
-        self.copied.reserve_exact(size + 256);
+        // Metadata and a message of usual size.
+        self.copied.reserve(1 << 10);
         for (name, value) in headers {
             for part in [name.as_str().as_bytes(), value.as_bytes()] {
                 // HTTP/2 bounds heads far below 4 GiB.

@@ -35,6 +35,7 @@ mod metadata;
 mod metrics;
 mod model;
 mod observed;
+mod packed;
 mod payload;
 mod payload_face;
 mod plane;

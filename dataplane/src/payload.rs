@@ -10,6 +10,7 @@ use crate::body::Budget;
 use crate::grpc::Code;
 use crate::heard::Heard;
 use crate::lock::lock;
+use crate::packed::{CHUNK, Chunk, Facts};
 use crate::wake::Wake;
 
 /// Why a payload does not get to one who wants it.
@@ -48,7 +49,12 @@ pub struct Payloads {
     queues: AtomicU64,
     /// Queues to be looked at.
     ready: Mutex<Vec<u64>>,
+    /// Memory of chunks that are gone, empty.
+    spare: Mutex<Vec<Vec<u8>>>,
 }
+
+/// Chunks whose memory is kept for others, at most.
+const MAX_SPARE: usize = 64;
 
 impl Payloads {
     pub fn new(most_bytes: usize, max_message_bytes: usize) -> Payloads {
@@ -59,6 +65,7 @@ impl Payloads {
             calls: AtomicU64::new(0),
             queues: AtomicU64::new(0),
             ready: Mutex::default(),
+            spare: Mutex::default(),
         }
     }
 
@@ -87,6 +94,20 @@ impl Payloads {
 
     pub fn release(&self, bytes: usize) {
         self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Memory for a chunk.
+    pub fn spare_chunk(&self) -> Vec<u8> {
+        lock(&self.spare).pop().unwrap_or_else(|| Vec::with_capacity(CHUNK))
+    }
+
+    /// Keeps a chunk's memory for another one.
+    pub fn spare(&self, mut bytes: Vec<u8>) {
+        bytes.clear();
+        let mut spare = lock(&self.spare);
+        if bytes.capacity() >= CHUNK && spare.len() < MAX_SPARE {
+            spare.push(bytes);
+        }
     }
 
     /// The queues that have what was asked for since the last time.
@@ -135,6 +156,8 @@ pub struct Record {
     pub ended: f64,
     pub request: Heard,
     pub response: Heard,
+    /// Which counts its bytes, where they do not count themselves.
+    pub chunk: Option<Arc<Chunk>>,
 }
 
 impl Record {
@@ -163,22 +186,78 @@ pub struct Queue {
     state: Mutex<State>,
 }
 
-/// Some payloads of one call: which ones, of all that it has.
+/// Where payloads are.
+#[derive(Clone)]
+pub enum Place {
+    /// Of one call.
+    Record(Arc<Record>),
+    /// Of many small ones.
+    Chunk(Arc<Chunk>),
+}
+
+impl Place {
+    /// The call that has a payload, and which payloads it has.
+    pub fn record(&self, payload: usize) -> Option<(Arc<Record>, Range<usize>)> {
+        match self {
+            Place::Record(record) => Some((Arc::clone(record), 0..record.payloads())),
+            Place::Chunk(chunk) => chunk.record(payload),
+        }
+    }
+}
+
+/// Some payloads of one place: which ones, of all that it has.
 ///
 /// To hand these on touches no record, of which there may be thousands that no cache has.
 pub struct Part {
-    pub record: Arc<Record>,
+    pub place: Place,
     pub payloads: Range<usize>,
 }
 
 #[derive(Default)]
 struct State {
     parts: VecDeque<Part>,
+    /// What comes after those, and grows.
+    chunk: Option<Chunk>,
     payloads: usize,
     /// Python is to be told once so many wait; 0 where it is not.
     wanted: usize,
     closed: bool,
     lost: [u64; Loss::ALL.len()],
+}
+
+impl State {
+    fn lose(&mut self, loss: Loss, payloads: usize) {
+        self.lost[loss as usize] += payloads as u64;
+    }
+
+    /// Whether there is room for so many payloads of a call; otherwise they are counted as lost.
+    fn admits(&mut self, payloads: usize, capacity: usize) -> bool {
+        // A stream of more messages than there is room for is taken by a queue that is empty.
+        let full = self.payloads > 0 && self.payloads + payloads > capacity;
+        if self.closed {
+            self.lose(Loss::Closed, payloads);
+        } else if full {
+            self.lose(Loss::Queue, payloads);
+        }
+        !self.closed && !full
+    }
+
+    /// Counts more payloads. True where Python is to be told.
+    fn grew(&mut self, payloads: usize) -> bool {
+        self.payloads += payloads;
+        let told = self.wanted > 0 && self.payloads >= self.wanted;
+        if told {
+            self.wanted = 0;
+        }
+        told
+    }
+
+    fn seal(&mut self) {
+        if let Some(chunk) = self.chunk.take() {
+            let payloads = 0..chunk.len();
+            self.parts.push_back(Part { place: Place::Chunk(chunk.seal()), payloads });
+        }
+    }
 }
 
 impl Queue {
@@ -195,31 +274,42 @@ impl Queue {
         let more = record.payloads();
         let mut state = lock(&self.state);
         for (loss, count) in [record.request.lost(), record.response.lost()].into_iter().flatten() {
-            state.lost[loss as usize] += count as u64;
+            state.lose(loss, count);
         }
-        if state.closed {
-            state.lost[Loss::Closed as usize] += more as u64;
+        if !state.admits(more, self.capacity) || more == 0 {
             return;
         }
-        // A stream of more messages than there is room for is taken by a queue that is empty.
-        if state.payloads > 0 && state.payloads + more > self.capacity {
-            state.lost[Loss::Queue as usize] += more as u64;
+        state.seal();
+        state.parts.push_back(Part { place: Place::Record(Arc::clone(record)), payloads: 0..more });
+        if state.grew(more) {
+            drop(state);
+            self.tell(payloads, wake);
+        }
+    }
+
+    /// Puts a copy of a small call's payloads in, or counts them as lost.
+    pub fn pack(&self, facts: &Facts<'_>, payloads: &Arc<Payloads>, wake: &Wake) {
+        let more = facts.payloads();
+        let mut state = lock(&self.state);
+        if !state.admits(more, self.capacity) {
             return;
         }
-        if more == 0 {
-            return;
+        if !payloads.reserve(facts.bytes()) {
+            return state.lose(Loss::Bytes, more);
         }
-        state.parts.push_back(Part { record: Arc::clone(record), payloads: 0..more });
-        state.payloads += more;
-        let told = state.wanted > 0 && state.payloads >= state.wanted;
-        if told {
-            state.wanted = 0;
+        if state.chunk.as_ref().is_some_and(|chunk| !chunk.has_room(facts)) {
+            state.seal();
         }
-        drop(state);
-        if told {
-            lock(&payloads.ready).push(self.id);
-            wake.wake();
+        state.chunk.get_or_insert_with(|| Chunk::new(payloads)).put(facts);
+        if state.grew(more) {
+            drop(state);
+            self.tell(payloads, wake);
         }
+    }
+
+    fn tell(&self, payloads: &Payloads, wake: &Wake) {
+        lock(&payloads.ready).push(self.id);
+        wake.wake();
     }
 
     /// Has Python told once so many wait. False, and no more, where they do.
@@ -233,6 +323,7 @@ impl Queue {
     /// The oldest payloads, at most so many.
     pub fn take(&self, most: usize) -> Vec<Part> {
         let mut state = lock(&self.state);
+        state.seal();
         if state.payloads <= most {
             state.payloads = 0;
             return std::mem::take(&mut state.parts).into();
@@ -243,7 +334,7 @@ impl Queue {
             let Some(first) = state.parts.front_mut() else { break };
             if first.payloads.len() > left {
                 let until = first.payloads.start + left;
-                found.push(Part { record: Arc::clone(&first.record), payloads: first.payloads.start..until });
+                found.push(Part { place: first.place.clone(), payloads: first.payloads.start..until });
                 first.payloads.start = until;
                 left = 0;
             } else {
@@ -287,11 +378,16 @@ mod tests {
             ended: 0.0,
             request,
             response: Heard::new(payloads),
+            chunk: None,
         })
     }
 
     fn numbers(taken: &[Part]) -> Vec<(u64, usize)> {
-        taken.iter().flat_map(|part| part.payloads.clone().map(|at| (part.record.number, at))).collect()
+        let number = |part: &Part, at| {
+            let (record, payloads) = part.place.record(at).unwrap();
+            (record.number, at - payloads.start)
+        };
+        taken.iter().flat_map(|part| part.payloads.clone().map(move |at| number(part, at))).collect()
     }
 
     #[test]

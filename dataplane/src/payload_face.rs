@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::ffi::c_int;
+use std::ops::Range;
 use std::ptr;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -14,6 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyMemoryView, PySlice, PyString, PyTuple};
 
 use crate::heard::{Heard, Message};
+use crate::lock::lock;
 use crate::payload::{Loss, Part, Queue, Record};
 
 /// Binary metadata is told with and without padding.
@@ -71,16 +73,25 @@ pub struct PayloadBatch {
     length: usize,
     /// Where each part begins, once a payload is looked at.
     starts: OnceLock<Vec<usize>>,
+    /// The call that was looked at last: payloads of one call come together.
+    last: Mutex<Option<Looked>>,
+}
+
+struct Looked {
+    part: usize,
+    /// Which of that part's place the call has.
+    payloads: Range<usize>,
+    record: Arc<Record>,
 }
 
 impl PayloadBatch {
     fn new(parts: Vec<Part>) -> PayloadBatch {
         let length = parts.iter().map(|part| part.payloads.len()).sum();
-        PayloadBatch { parts, length, starts: OnceLock::new() }
+        PayloadBatch { parts, length, starts: OnceLock::new(), last: Mutex::default() }
     }
 
-    /// The payload at an index below the length.
-    fn at(&self, index: usize) -> Option<(&Arc<Record>, usize)> {
+    /// Which part has the payload at an index below the length, and which of that part's place it is.
+    fn at(&self, index: usize) -> Option<(usize, usize)> {
         let starts = self.starts.get_or_init(|| {
             let mut next = 0;
             let start = |part: &Part| {
@@ -91,8 +102,19 @@ impl PayloadBatch {
             self.parts.iter().map(start).collect()
         });
         let part = starts.partition_point(|start| *start <= index).checked_sub(1)?;
-        let Part { record, payloads } = self.parts.get(part)?;
-        Some((record, payloads.start + index - starts[part]))
+        Some((part, self.parts.get(part)?.payloads.start + index - starts[part]))
+    }
+
+    /// The payload at an index below the length.
+    fn payload(&self, index: usize) -> Option<Payload> {
+        let (part, at) = self.at(index)?;
+        let mut last = lock(&self.last);
+        if !last.as_ref().is_some_and(|last| last.part == part && last.payloads.contains(&at)) {
+            let (record, payloads) = self.parts.get(part)?.place.record(at)?;
+            *last = Some(Looked { part, payloads, record });
+        }
+        let Looked { payloads, record, .. } = last.as_ref()?;
+        Some(Payload { record: Arc::clone(record), at: at - payloads.start })
     }
 }
 
@@ -107,15 +129,16 @@ impl PayloadBatch {
             let slice = slice.indices(isize::try_from(self.length)?)?;
             let steps = isize::try_from(slice.slicelength)?;
             let chosen = (0..steps).filter_map(|step| usize::try_from(slice.start + step * slice.step).ok());
-            let part = |(record, at): (&Arc<Record>, usize)| Part { record: Arc::clone(record), payloads: at..at + 1 };
+            let part =
+                |(part, at): (usize, usize)| Part { place: self.parts[part].place.clone(), payloads: at..at + 1 };
             let parts = chosen.filter_map(|at| self.at(at).map(part)).collect();
             return Ok(Py::new(py, PayloadBatch::new(parts))?.into_any());
         }
         let index: isize = index.extract()?;
         let at = if index < 0 { index + isize::try_from(self.length)? } else { index };
-        let found = usize::try_from(at).ok().filter(|at| *at < self.length).and_then(|at| self.at(at));
-        let (record, at) = found.ok_or_else(|| PyIndexError::new_err("there are not so many payloads"))?;
-        Ok(Py::new(py, Payload { record: Arc::clone(record), at })?.into_any())
+        let found = usize::try_from(at).ok().filter(|at| *at < self.length).and_then(|at| self.payload(at));
+        let payload = found.ok_or_else(|| PyIndexError::new_err("there are not so many payloads"))?;
+        Ok(Py::new(py, payload)?.into_any())
     }
 
     fn __repr__(&self) -> String {

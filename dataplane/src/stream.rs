@@ -298,15 +298,16 @@ impl Call {
         let tapping = if self.peers { None } else { Tapping::begin(self, journey.ids(), body, client) };
         let ending = journey.run(body, client).await;
         self.trace.ended(ending.code, || journey.ids(), "");
+        let ended = ending.answered.as_ref().map_or_else(Instant::now, |answered| answered.at);
         if !self.peers {
             match &ending.answered {
-                Some(answered) => self.observe(&ending, &answered.series, answered.at, body),
-                None => self.observe(&ending, &journey.series(ending.code, epoch_ms()), Instant::now(), body),
+                Some(answered) => self.observe(&ending, &answered.series, ended, body),
+                None => self.observe(&ending, &journey.series(ending.code, epoch_ms()), ended, body),
             }
             self.log_failure(ending.code, journey.ids(), "");
         }
         if let Some(tapping) = tapping {
-            tapping.end(self, journey.ids(), ending.code, body, client);
+            tapping.end(self, journey.ids(), ending.code, ended, body, client);
         }
         if let Some(mirrored) = mirrored {
             mirrored.send(self, journey.model_id(), &ending, body, client);
@@ -318,12 +319,13 @@ impl Call {
         let tapping = if self.peers { None } else { Tapping::begin(self, ("", ""), body, client) };
         let (ending, why) = fan_out(self, several, body, client).await;
         let series = self.state().metrics.series(self.method(), ending.code, "", "", epoch_ms());
-        self.observe(&ending, &series, Instant::now(), body);
+        let ended = Instant::now();
+        self.observe(&ending, &series, ended, body);
         self.trace.ended(ending.code, || (&model_ids, &vmodel_ids), &why);
         self.log_failure(ending.code, (&model_ids, &vmodel_ids), &why);
         if let Some(tapping) = tapping {
             // Of several models none is the payloads' one.
-            tapping.end(self, ("", ""), ending.code, body, client);
+            tapping.end(self, ("", ""), ending.code, ended, body, client);
         }
     }
 

@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use crate::body::{Piece, RequestBody};
 use crate::client::Client;
 use crate::clock::epoch_s;
 use crate::grpc::Code;
 use crate::heard::Heard;
+use crate::packed::Facts;
 use crate::payload::{Names, Queue, Record};
 use crate::stream::Call;
 
@@ -81,10 +83,10 @@ impl Tapping {
         if !taps.may_want(call.method(), draw(payloads.process, number), ids) {
             return None;
         }
-        let mut request = Heard::new(payloads);
+        let mut request = Heard::reused(payloads);
         request.put_head(&call.headers);
         body.let_hear(request);
-        client.let_hear(Heard::new(payloads));
+        client.let_hear(Heard::reused(payloads));
         Some(Tapping { number })
     }
 
@@ -94,6 +96,7 @@ impl Tapping {
         call: &Call,
         (model_id, vmodel_id): (&str, &str),
         code: Code,
+        ended: Instant,
         body: &mut RequestBody<'_>,
         client: &mut Client,
     ) {
@@ -101,26 +104,46 @@ impl Tapping {
         let mut cx = Context::from_waker(Waker::noop());
         while let Poll::Ready(Ok(Piece::Chunk { last: false, .. })) = body.poll_next(&mut cx) {}
         let (Some(mut request), Some(mut response)) = (body.take_heard(), client.take_heard()) else { return };
-        request.settle();
-        response.settle();
         if request.messages() == 0 && request.lost().is_none() {
             // The client has gone before there was a request.
             return;
         }
         let Some(taps) = &call.policy.taps else { return };
         let payloads = &call.plane.payloads;
-        let ended = epoch_s();
+        let draw = draw(payloads.process, self.number);
+        if request.is_small() && response.is_small() {
+            let facts = Facts {
+                number: self.number,
+                model_id,
+                vmodel_id,
+                method: call.method(),
+                code,
+                arrived: call.arrived,
+                ended,
+                request: &request,
+                response: &response,
+            };
+            taps.for_each(call.method(), draw, (model_id, vmodel_id), |tap| {
+                tap.queue.pack(&facts, payloads, &call.plane.hub.wake);
+            });
+            request.reuse();
+            response.reuse();
+            return;
+        }
+        request.settle();
+        response.settle();
+        let epoch_s = epoch_s();
         let record = Arc::new(Record {
             number: self.number,
             process: payloads.process,
             names: Names::new(model_id, vmodel_id, call.method()),
             code,
-            arrived: ended - call.arrived.elapsed().as_secs_f64(),
-            ended,
+            arrived: epoch_s - call.arrived.elapsed().as_secs_f64(),
+            ended: epoch_s - ended.elapsed().as_secs_f64(),
             request: *request,
             response: *response,
+            chunk: None,
         });
-        let draw = draw(payloads.process, self.number);
         taps.for_each(call.method(), draw, (model_id, vmodel_id), |tap| {
             tap.queue.push(&record, payloads, &call.plane.hub.wake);
         });
