@@ -42,3 +42,13 @@ def test_an_error_brings_its_traceback_in_the_same_line(stream: io.StringIO) -> 
         logging.getLogger("mesh.test").exception("failed")
     [line] = stream.getvalue().splitlines()
     assert "ValueError: broken" in json.loads(line)["error"]
+
+
+def test_a_library_that_repeats_itself_is_shown_once_in_a_while(stream: io.StringIO) -> None:
+    library, own = logging.getLogger("library"), logging.getLogger("mesh.test")
+    for _ in range(3):
+        library.error("no way to %s", "host-1")
+        own.info("asked")
+    library.error("no way to %s", "host-2")
+    messages = [json.loads(line)["message"] for line in stream.getvalue().splitlines()]
+    assert messages == ["no way to host-1", "asked", "asked", "asked", "no way to host-2"]

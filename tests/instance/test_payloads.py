@@ -34,6 +34,8 @@ class Kept:
     release: ClassVar[threading.Event] = threading.Event()
 
     def __init__(self, uri: str, options: Options) -> None:
+        if why := options.members.get("broken"):
+            raise RuntimeError(why)
         self._into = self.found.setdefault(uri.partition(":")[2].partition("?")[0], [])
         self._options = options
 
@@ -257,7 +259,8 @@ async def test_processors_change_while_the_mesh_runs(mesh: Mesh, kept: dict[str,
         ("Audit", {"uri": "kept:x"}, "'Audit' cannot be the name"),
         ("audit", {"uri": "nothing:x"}, "knows the scheme 'nothing'; there are .*http, https"),
         ("audit", {"uri": "kept:x", "sample": 2}, "sample"),
-        ("audit", {"uri": "http://h/", "options": {"no": 1}}, "options.no is not known"),
+        ("audit", {"uri": "http://h/", "options": {"no": 1}}, "'audit': options.no is not known"),
+        ("audit", {"uri": "kept:x", "options": {"broken": "a bug"}}, "'audit' could not be opened: .*a bug"),
     ],
 )
 async def test_a_processor_that_cannot_be_is_refused(

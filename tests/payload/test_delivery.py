@@ -203,6 +203,24 @@ async def test_an_end_in_time_counts_what_it_leaves(caplog: pytest.LogCaptureFix
     assert "lost 10 payloads" in caplog.text
 
 
+async def test_an_end_that_takes_its_time_can_be_hurried() -> None:
+    class Slow(Scripted):
+        async def close(self, timeout_s: float) -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await super().close(timeout_s)
+
+    processor = Slow()
+    delivery, _ = _deliver(processor)
+    closing = asyncio.create_task(delivery.close(50))
+    await asyncio.sleep(0.05)
+    delivery.hurry(0.1)
+    async with asyncio.timeout(5):
+        await closing
+    assert processor.closed
+
+
 async def test_trouble_is_told_once_and_losses_by_number(caplog: pytest.LogCaptureFixture) -> None:
     processor = Scripted(*[NotDelivered("no room") for _ in range(6)])
     delivery, queue = _deliver(processor, batch_size=1, attempts=1, consumers=1)

@@ -133,6 +133,14 @@ async def test_rows_of_a_file_that_cannot_be_stored_are_counted(tmp_path: Path) 
     await sink.process([request()])
     await sink.close(0.5)
     assert told.losses == {"upload": 3, "shutdown": 1}
+    sink = open_processor(uri, options(told, storage=storage, staging=str(tmp_path)))
+    await sink.process([request()])
+    with pytest.raises(TimeoutError):
+        # There is less time than it was told, as where the instance ends while a processor is being removed.
+        async with asyncio.timeout(0.5):
+            await sink.close(60)
+    assert told.losses == {"upload": 3, "shutdown": 2}
+    assert not list(tmp_path.rglob("*.part"))
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

@@ -14,6 +14,10 @@ import msgspec
 
 from mesh.instance.dynamic import DynamicSettings
 
+#: Between two times that a library's line is shown which says the same, seconds.
+_REPEAT_S = 60.0
+#: Of libraries, that are remembered.
+_MOST_LINES = 1_000
 _NO_CONTEXT: Mapping[str, str] = {}
 #: Attributes that every `logging.LogRecord` has; what else is there came in by ``extra``.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -55,8 +59,33 @@ class JsonFormatter(logging.Formatter):
         return self._encoder.encode(line).decode()
 
 
+class _Repeats(logging.Filter):
+    """Holds back what a library says over and over, as about a server that is down.
+
+    What that means is told by those who use the library; they know how often.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Returns: whether the line is to be shown."""
+        if record.name == "mesh" or record.name.startswith("mesh."):
+            return True
+        line = record.name, record.getMessage()
+        if record.created - self._said.get(line, -_REPEAT_S) < _REPEAT_S:
+            return False
+        if len(self._said) >= _MOST_LINES:
+            self._said.clear()
+        self._said[line] = record.created
+        return True
+
+
 def configure(level: str, stream: TextIO = sys.stderr, **context: str) -> None:
     """Sends the log of the ``mesh`` package and warnings of libraries to ``stream``; ``context`` is in every line.
+
+    A library that says the same over and over is shown once a minute.
 
     Raises:
         ValueError: ``level`` is not a level's name.
@@ -65,6 +94,7 @@ def configure(level: str, stream: TextIO = sys.stderr, **context: str) -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter(context))
+    handler.addFilter(_Repeats())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

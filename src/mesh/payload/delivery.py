@@ -1,10 +1,11 @@
 """Brings the payloads of one queue to one processor, whatever that does."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from random import Random
 from typing import Generic, Protocol, TypeVar
 
@@ -91,6 +92,8 @@ class Delivery(Generic[S]):
         self._failing = False
         #: When it is to have delivered all, by the clock of `time.monotonic`; None while it is not being closed.
         self._until: float | None = None
+        #: Of what its end waits for at the moment.
+        self._limit: asyncio.Timeout | None = None
         self._loop = asyncio.create_task(self._run(), name=f"payloads for {name}")
 
     def wake(self) -> None:
@@ -254,6 +257,9 @@ class Delivery(Generic[S]):
         """Has no more than this time left for being closed."""
         until = time.monotonic() + timeout_s
         self._until = until if self._until is None else min(until, self._until)
+        if self._limit is not None:
+            soon = asyncio.get_running_loop().time() + max(OWN_PART * timeout_s, _LEAST_S)
+            self._limit.reschedule(min(soon, self._limit.when() or soon))
 
     def _left_s(self) -> float:
         return 0.0 if self._until is None else self._until - time.monotonic()
@@ -262,19 +268,28 @@ class Delivery(Generic[S]):
         self._loop.cancel()
         for task in self._batches:
             task.cancel()
-        left = [self._loop, *self._batches]
         # One that does not heed its cancellation is left behind, counted.
-        _, stuck = await asyncio.wait(left, timeout=timeout_s / 2)
-        for task in stuck:
-            self.lose(self._batches.get(task, 0), "shutdown")
+        with contextlib.suppress(TimeoutError):
+            await self._within(timeout_s / 2, asyncio.wait([self._loop, *self._batches]))
+        for task, payloads in self._batches.items():
+            self.lose(0 if task.done() else payloads, "shutdown")
         while batch := self.source.take(10_000):
             self.lose(len(batch), "shutdown")
         try:
-            async with asyncio.timeout(timeout_s / 2):
-                await self.processor.close(timeout_s / 2)
+            own_s = max(min(timeout_s / 2, self._left_s()), _LEAST_S / 2)
+            await self._within(own_s, self.processor.close(own_s))
         except Exception:
             log.exception("payload processor %s could not be closed in order", self.name)
         self.tell_losses()
+
+    async def _within(self, timeout_s: float, work: Awaitable[object]) -> None:
+        """Awaits that, but no longer than this, or than it is told by `hurry` meanwhile."""
+        try:
+            async with asyncio.timeout(timeout_s) as limit:
+                self._limit = limit
+                await work
+        finally:
+            self._limit = None
 
 
 def backoff_ms(definition: Definition, attempt: int, draw: float) -> float:

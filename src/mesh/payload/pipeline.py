@@ -124,14 +124,22 @@ class Pipeline(Generic[S]):
         for delivery in replaced:
             self._let_go(delivery)
 
-    async def check(self, definition: Definition) -> None:
+    async def check(self, name: str, definition: Definition) -> None:
         """Opens a processor that is not to work, and closes it.
 
         Raises:
             InvalidProcessor: it cannot be opened.
         """
-        processor = open_processor(definition.uri, self._options("checked", definition, _Unheard()))
-        await processor.close(_CHECK_S)
+        try:
+            processor = open_processor(definition.uri, self._options(name, definition, _Unheard()))
+            async with asyncio.timeout(_CHECK_S):
+                await processor.close(_CHECK_S)
+        except InvalidProcessor:
+            raise
+        except Exception as error:
+            # Of a package that is not ours, too.
+            log.exception("payload processor %s could not be tried", name)
+            raise InvalidProcessor(f"payload processor {name!r} could not be opened: {error!r}") from error
 
     def _options(self, name: str, definition: Definition, report: Report) -> Options:
         return Options(

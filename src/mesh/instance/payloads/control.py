@@ -127,13 +127,13 @@ class Payloads:
         """How each is doing."""
         return {status.name: status for status in self._pipeline.statuses()}
 
-    async def check(self, definition: Definition) -> None:
+    async def check(self, name: str, definition: Definition) -> None:
         """Opens a processor, and closes it at once.
 
         Raises:
             InvalidProcessor: it cannot be opened as it is configured.
         """
-        await self._running().run(self._pipeline.check(definition))
+        await self._running().run(self._pipeline.check(name, definition))
 
     def take(self) -> None:
         """Wakes those whose queues have something for them."""

@@ -36,7 +36,7 @@ class Processors:
         try:
             check_name(name)
             wanted = read_definition_text(definition)
-            await self._payloads.check(wanted)
+            await self._payloads.check(name, wanted)
         except InvalidProcessor as error:
             raise invalid(str(error)) from None
         if self._read_only:

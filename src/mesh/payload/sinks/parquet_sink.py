@@ -81,12 +81,11 @@ class ParquetSink:
         await self._end(self._files.end_all)
         if not self._storing:
             return
-        _, late = await asyncio.wait(self._storing, timeout=max(0.0, until - time.monotonic()))
-        for task in late:
-            task.cancel()
-            whole = self._storing[task]
-            self._report.lost(whole.rows, "shutdown")
-            await asyncio.to_thread(whole.part.unlink, missing_ok=True)
+        try:
+            await asyncio.wait(self._storing, timeout=max(0.0, until - time.monotonic()))
+        finally:
+            # Also where it is cancelled: then there is less time than it was told.
+            self._give_up()
 
     def collect(self) -> Iterable[Metric]:
         """None."""
@@ -94,6 +93,12 @@ class ParquetSink:
 
     def _add(self, batch: Sequence[Payload]) -> list[Whole]:
         return self._files.add(batches_of(batch, decoded=self._members.decoded, data=self._members.data))
+
+    def _give_up(self) -> None:
+        for task, whole in self._storing.items():
+            task.cancel()
+            self._report.lost(whole.rows, "shutdown")
+            whole.part.unlink(missing_ok=True)
 
     async def _end(self, work: Callable[[], list[Whole]]) -> None:
         loop = asyncio.get_running_loop()
