@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import socket
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from mesh.instance import LifecycleSettings, SettingError, Settings, StartRefused
 from mesh.instance import instance as instance_module
+from mesh.instance.prestop import Prestop
 from mesh.instance.settings import RegistrationSettings
 from mesh.protos import admin_pb2, inference_pb2, inference_pb2_grpc
 from mesh.protos import model_mesh_pb2 as api
@@ -355,6 +357,13 @@ async def test_an_instance_leaves_no_copy_and_no_failure_in_the_records(mesh: Me
     models = mesh.instances[1].registry.models
     await eventually(lambda: not any({**r.copies, **r.failures}.get(name) for r in models.values()))
     assert name not in mesh.instances[1].registry.instances
+
+
+def test_a_port_that_is_taken_is_told_with_its_setting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"MM_PRESTOP_WAIT_PORT: cannot listen on 127.0.0.1:{port}: "):
+            Prestop("127.0.0.1", port, 1)
 
 
 async def test_prestop_answers_everyone_when_the_instance_has_left(mesh: Mesh, unused_tcp_port: int) -> None:

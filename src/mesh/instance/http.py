@@ -63,14 +63,21 @@ class HttpEndpoint:
     """A WSGI application on a port, from construction until `close`.
 
     Args:
+        setting: that names the port.
         tls: where connections are encrypted.
 
     Raises:
         OSError: the port cannot be bound.
     """
 
-    def __init__(self, app: WsgiApp, host: str, port: int, tls: TlsSource | None = None) -> None:
-        self._server = _Server((host, port), _Handler)
+    def __init__(
+        self, app: WsgiApp, host: str, port: int, setting: str, tls: TlsSource | None = None
+    ) -> None:
+        try:
+            self._server = _Server((host, port), _Handler)
+        except OSError as error:
+            why = f"{setting}: cannot listen on {host}:{port}: {error.strerror}"
+            raise OSError(error.errno, why) from error
         self._server.tls = tls
         self._server.set_app(app)
         self._thread = threading.Thread(

@@ -33,7 +33,7 @@ class Prestop:
         self._slots = threading.Semaphore(MOST_WAITERS)
         self._idle = threading.Condition()
         self._waiting = 0
-        self._endpoint = HttpEndpoint(self._answer, host, port)
+        self._endpoint = HttpEndpoint(self._answer, host, port, "MM_PRESTOP_WAIT_PORT")
 
     @property
     def port(self) -> int:

@@ -27,7 +27,7 @@ class Probes:
         self._unready = unready
         self._pulse = time.monotonic()
         self._beat = asyncio.get_running_loop().create_task(self._keep_beating(), name="probe-pulse")
-        self._endpoint = HttpEndpoint(self._answer, host, port)
+        self._endpoint = HttpEndpoint(self._answer, host, port, "MM_PROBE_PORT")
 
     @property
     def port(self) -> int:

@@ -33,7 +33,7 @@ class Publication:
                 collector, full_method_names=metrics.full_method_names, log_scrapes=options.log_scrapes
             )
             tls = _tls(settings) if metrics.https else None
-            self._endpoint = HttpEndpoint(app, settings.host, metrics.port, tls)
+            self._endpoint = HttpEndpoint(app, settings.host, metrics.port, "MM_METRICS", tls)
         if metrics.statsd_port is not None:
             self._statsd = StatsdSender(
                 collector,

@@ -31,7 +31,13 @@ def main(threads_per_request: int, warm_up: bool, **given: Any) -> None:
         os.environ.setdefault(name, str(threads_per_request))
     # ONNX Runtime reports to its makers unless told not to, and keeps a database for it in the home directory.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    from mesh.runtimes.builtin.runtime import BuiltinRuntime
+    try:
+        from mesh.runtimes.builtin.runtime import BuiltinRuntime
+    except ModuleNotFoundError as missing:
+        raise click.ClickException(
+            f"{missing}: install the libraries of all formats with `pip install 'model-mesh[formats]'`, "
+            "or of some with model-mesh[onnx], [sklearn], [xgboost], [lightgbm]"
+        ) from None
 
     runtime = BuiltinRuntime(threads_per_request)
     if warm_up:
