@@ -3,13 +3,16 @@
 import asyncio
 from typing import Any
 
+import grpc
 import pytest
-from grpc import StatusCode
+import trustme
 
-from mesh.controller.cluster import INFERENCE_SERVICES, PREDICTORS
+from mesh.controller.cluster import DEPLOYMENTS, INFERENCE_SERVICES, PREDICTORS
 from mesh.controller.predictors import model_id, read_inference_service, read_predictor
+from mesh.controller.settings import Switch
 from mesh.protos import model_mesh_pb2 as api
-from tests.controller.stage import Stage, flat_status, inference_service, predictor, serving_runtime
+from mesh.protos.model_mesh_pb2_grpc import ModelMeshServicer, add_ModelMeshServicer_to_server
+from tests.controller.stage import Stage, flat_status, inference_service, predictor, secret, serving_runtime
 from tests.instance.meshes import Client
 
 pytestmark = pytest.mark.asyncio
@@ -45,10 +48,10 @@ async def test_a_model_is_loaded_changed_and_deleted(stage: Stage) -> None:
     await stage.create(inference_service("m"))
     loaded = await stage.until_status(INFERENCE_SERVICES, "m", active="Loaded", available=True, **UP_TO_DATE)
     status = loaded["status"]
-    grpc = f"grpc://modelmesh-serving.{stage.namespace}:8033"
+    address = f"grpc://modelmesh-serving.{stage.namespace}:8033"
     rest = f"http://modelmesh-serving.{stage.namespace}:8008"
-    assert status["url"] == grpc
-    assert status["components"]["predictor"] == {"url": grpc, "grpcUrl": grpc, "restUrl": rest}
+    assert status["url"] == address
+    assert status["components"]["predictor"] == {"url": address, "grpcUrl": address, "restUrl": rest}
     assert {one["type"] for one in status["conditions"]} == {"PredictorReady", "Ready"}
     first = (await client.infer_vmodel("m")).split(b":")[0].decode()
     assert first == id_of(inference_service("m"))
@@ -71,7 +74,7 @@ async def test_a_model_is_loaded_changed_and_deleted(stage: Stage) -> None:
 async def test_a_load_that_fails_is_told_and_blocks_a_transition(stage: Stage) -> None:
     client = await running(stage)
     for path in ("bad", "worse"):
-        refusal = (StatusCode.INVALID_ARGUMENT, f"{path} is no model")
+        refusal = (grpc.StatusCode.INVALID_ARGUMENT, f"{path} is no model")
         stage.runtime.refuse[id_of(inference_service("m", path))] = refusal
     await stage.create(inference_service("m", "bad"))
     failed = await stage.until_status(
@@ -268,6 +271,7 @@ async def test_what_others_write_into_a_status_stays(stage: Stage) -> None:
 
 
 async def test_the_registry_tells_of_vmodels_that_are_not_as_they_should_be(stage: Stage) -> None:
+    await stage.configure(podsPerRuntime=0)
     client = await running(stage)
     await stage.create(inference_service("m"))
     await stage.until_status(INFERENCE_SERVICES, "m", active="Loaded")
@@ -290,6 +294,72 @@ async def test_the_registry_tells_of_vmodels_that_are_not_as_they_should_be(stag
     await until_unknown(stage, client, "orphan", "ksp")
     await until_unknown(stage, client, "m")
     assert (await client.vmodel_status("others", "others")).status == api.VModelStatusInfo.DEFINED
+    # So it does where no pod was ready at that time.
+    await stage.stop_controller()
+    await client.set_vmodel("orphan", "orphan__isvc-0123456789", info=info, owner="isvc")
+    await stage.configure(modelMeshEndpoint="")
+    controller = await stage.start_controller()
+    await stage.until(lambda: controller.queues["predictor"].done, "a look at the orphan")
+    await stage.configure(modelMeshEndpoint=client.address)
+    await until_unknown(stage, client, "orphan")
+
+
+async def test_a_mesh_that_speaks_tls_only_is_asked_by_its_certificates(stage: Stage) -> None:
+    authority = trustme.CA()
+    leaf = authority.issue_cert(f"modelmesh-serving.{stage.namespace}")
+    key, chain, ca = (
+        pem.bytes().decode() for pem in (leaf.private_key_pem, leaf.cert_chain_pems[0], authority.cert_pem)
+    )
+    server = grpc.aio.server()
+    add_ModelMeshServicer_to_server(_AlwaysLoaded(), server)
+    credentials = grpc.ssl_server_credentials(
+        [(key.encode(), chain.encode())], ca.encode(), require_client_auth=True
+    )
+    port = server.add_secure_port("127.0.0.1:0", credentials)
+    await server.start()
+    await stage.configure(
+        modelMeshEndpoint=f"127.0.0.1:{port}", tls={"secretName": "certificates", "clientAuth": "require"}
+    )
+    await stage.create(serving_runtime())
+    await stage.create(inference_service("m"))
+    await stage.start_controller()
+    # The Secret comes later than what needs it.
+    await stage.create(secret("certificates", **{"tls.crt": chain, "tls.key": key, "ca.crt": ca}))
+    loaded = await stage.until_status(INFERENCE_SERVICES, "m", active="Loaded", available=True)
+    assert loaded["status"]["components"]["predictor"]["restUrl"].startswith("https://")
+    deployment = await stage.until_object(DEPLOYMENTS, "modelmesh-serving-rt")
+    mm = next(one for one in deployment["spec"]["template"]["spec"]["containers"] if one["name"] == "mm")
+    trusted = next(item["value"] for item in mm["env"] if item["name"] == "MM_TLS_TRUST_CERT_PATH")
+    assert trusted.endswith("ca.crt")
+    await stage.stop_controller()
+    await server.stop(None)
+
+
+class _AlwaysLoaded(ModelMeshServicer):
+    """A mesh that has every model."""
+
+    async def setVModel(self, request: api.SetVModelRequest, _: Any) -> api.VModelStatusInfo:  # noqa: N802
+        model = request.targetModelId
+        return api.VModelStatusInfo(
+            status=api.VModelStatusInfo.DEFINED,
+            activeModelId=model,
+            targetModelId=model,
+            activeModelStatus=api.ModelStatusInfo(status=api.ModelStatusInfo.LOADED),
+        )
+
+
+async def test_kinds_can_be_switched_off(stage: Stage) -> None:
+    client = await running(stage)
+    await stage.stop_controller()
+    await stage.create(inference_service("m"))
+    await stage.create(predictor("p"))
+    await stage.start_controller(inference_services=Switch.OFF)
+    await stage.until_status(PREDICTORS, "p", active="Loaded")
+    assert flat_status(await stage.read(INFERENCE_SERVICES, "m"))["active"] is None
+    assert (await client.vmodel_status("m", "isvc")).status == api.VModelStatusInfo.NOT_FOUND
+    await stage.stop_controller()
+    await stage.start_controller(inference_services=Switch.ON)
+    await stage.until_status(INFERENCE_SERVICES, "m", active="Loaded")
 
 
 async def test_a_controller_that_starts_again_writes_nothing(stage: Stage) -> None:

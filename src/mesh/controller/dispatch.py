@@ -8,6 +8,7 @@ from mesh.controller.namespaces.constraints import NAME as CONSTRAINTS
 from mesh.controller.predictors import Source, is_for_the_mesh
 from mesh.controller.reconcilers import PredictorKey
 from mesh.controller.runtimes import SERVICE_LABEL
+from mesh.controller.settings import Switch
 from mesh.controller.view import View
 
 #: What the registry says of one predictor within such a time is looked at once, seconds.
@@ -128,8 +129,12 @@ class Dispatcher:
                 self._look_at(namespace)
 
     def _secrets(self) -> set[str]:
+        """Names of those that count when they change; the storage's only where that is not switched off."""
         configuration = self._view.configuration
-        return {self._view.etcd_secret(), configuration.storage_secret_name, configuration.tls.secret_name}
+        names = {self._view.etcd_secret(), configuration.tls.secret_name}
+        if self._view.settings.secrets is not Switch.OFF:
+            names.add(configuration.storage_secret_name)
+        return names
 
     def _mesh_object_changed(self, before: Object | None, after: Object | None) -> None:
         metadata = _either(before, after)["metadata"]

@@ -62,6 +62,11 @@ class RegistryEvents:
         self._vmodels.start()
         self._models.start()
 
+    def tell_all(self) -> None:
+        """Tells of all vmodels once more, so that those go whose resource went while no pod could be asked."""
+        for vmodel_id, record in list(self._vmodels.items()):
+            self._vmodel_changed(vmodel_id, None, record)
+
     async def close(self) -> None:
         """Ends it."""
         await self._vmodels.close()

@@ -12,7 +12,7 @@ from mesh.controller.cluster.kinds import Kind
 _log = logging.getLogger(__name__)
 
 #: Pauses between attempts where the API server does not answer, seconds.
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 
 Key = tuple[str, str]
 #: Told of a change: the object before, and after; None where it was not, or is not any more.

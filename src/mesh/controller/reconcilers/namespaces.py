@@ -187,6 +187,8 @@ class NamespaceReconciler:
         mesh.reach_at(self._addresses(namespace))
         if mesh.reachable and not was_reachable:
             self._started(namespace)
+            if (known := self._events.get(namespace)) is not None:
+                known[1].tell_all()
 
     def _addresses(self, namespace: str) -> list[str]:
         configuration = self._view.configuration
