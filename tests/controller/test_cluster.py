@@ -59,6 +59,23 @@ async def test_an_informer_follows_what_comes_changes_and_goes(api: Cluster, nam
     task.cancel()
 
 
+async def test_what_was_deleted_does_not_come_back_by_a_write_that_came_before(
+    api: Cluster, namespace: str
+) -> None:
+    informer = Informer(api, CONFIG_MAPS, namespace=namespace)
+    task = asyncio.create_task(informer.run())
+    await asyncio.wait_for(informer.synced.wait(), 20)
+    created = await api.create(CONFIG_MAPS, config_map(namespace, "m", x="1"))
+    informer.note(created)
+    assert informer.get(namespace, "m") is not None
+    written = await api.apply(CONFIG_MAPS, config_map(namespace, "m", x="2"))
+    await api.delete(CONFIG_MAPS, namespace, "m")
+    await eventually(lambda: informer.get(namespace, "m") is None)
+    informer.note(written)
+    assert informer.get(namespace, "m") is None
+    task.cancel()
+
+
 async def test_fields_of_others_stay_when_an_object_is_applied(api: Cluster, namespace: str) -> None:
     await api.apply(CONFIG_MAPS, config_map(namespace, "m", ours="1", old="1"))
     theirs = {"metadata": {"annotations": {"kept": "yes"}}, "data": {"theirs": "2"}}

@@ -83,6 +83,7 @@ def test_what_cannot_be_used_is_named_with_its_value(written: dict[str, Any], to
 _values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
 )
 _keys = st.sampled_from(
     ["metrics", "tls", "restProxy", "imagePullSecrets", "modelMeshResources", "allowAnyPVC"]

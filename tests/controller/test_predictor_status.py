@@ -211,6 +211,23 @@ def test_without_pods_nothing_known_of_the_models_is_lost() -> None:
     assert outcome.status.waits_for_runtime
 
 
+@pytest.mark.parametrize(
+    ("told", "again_after_s"),
+    [
+        (model("LOADED"), None),
+        (model("LOADING"), 1),
+        (model("LOADING_FAILED", "no such file"), None),
+        (model("LOADING_FAILED", NO_POD), 3),
+        (model("LOADING_FAILED", NO_FORMAT), 30),
+        (model("LOADING_FAILED", NO_SUCH_RUNTIME), 30),
+    ],
+)
+def test_what_may_change_without_an_event_is_looked_at_again(
+    told: ModelStatusInfo, again_after_s: float | None
+) -> None:
+    assert conclude(PREDICTOR, Status(), answer("DEFINED", told), 0).again_after_s == again_after_s
+
+
 def test_a_name_that_another_kind_has_is_refused_and_tried_again() -> None:
     outcome = conclude(PREDICTOR, Status(), Taken(), 0)
     assert outcome.status.failure is not None
