@@ -21,7 +21,6 @@ from mesh.controller.predictors import (
     Answer,
     Endpoints,
     InvalidSpec,
-    ModelState,
     NoPods,
     Outcome,
     Predictor,
@@ -129,8 +128,7 @@ class PredictorReconciler:
             deleting = resource["metadata"].get("deletionTimestamp") is not None
             answer = await mesh.set_vmodel(set_request(predictor, before, deleting=deleting))
             outcome = conclude(predictor, before, answer, now_s)
-            is_new = before.active is ModelState.PENDING and before.failure is None
-            await self._set_policy(key, mesh, predictor, answer, is_new=is_new)
+            await self._set_policy(key, mesh, predictor, answer)
         await self._write(form, resource, outcome, now_s)
         if outcome.problem:
             raise Again(outcome.problem)
@@ -156,16 +154,13 @@ class PredictorReconciler:
         return None
 
     async def _set_policy(
-        self, key: PredictorKey, mesh: MeshClient, predictor: Predictor, answer: Answer, *, is_new: bool
+        self, key: PredictorKey, mesh: MeshClient, predictor: Predictor, answer: Answer
     ) -> None:
         """Sets the policy where this process does not know that it is so already, as after a restart."""
         if not isinstance(answer, VModelStatusInfo):
             return
         model = model_id(predictor)
-        known = self._policies.get(key)
-        if known is None and is_new and predictor.policy == CopyPolicy():
-            self._policies[key] = known = (model, CopyPolicy())
-        if known == (model, predictor.policy):
+        if self._policies.get(key) == (model, predictor.policy):
             return
         match await mesh.set_policy(model, predictor.policy):
             case None:
