@@ -195,7 +195,7 @@ def test_a_model_is_loaded_when_it_is_new_or_on_its_way_and_not_because_it_is_lo
     assert asked(Status(active=ModelState.LOADED, target=ModelState.LOADING))
     assert not asked(Status(active=ModelState.LOADED))
     assert not asked(Status(active=ModelState.STANDBY))
-    assert not asked(Status(active=ModelState.LOADING))
+    assert asked(Status(active=ModelState.LOADING))
     assert not set_request(PREDICTOR, Status(), deleting=True).loadNow
 
 
