@@ -7,11 +7,11 @@ import grpc
 import pytest
 import trustme
 
+from mesh.controller import dispatch
 from mesh.controller.cluster import DEPLOYMENTS, INFERENCE_SERVICES, PREDICTORS
 from mesh.controller.predictors import model_id, read_inference_service, read_predictor
 from mesh.controller.settings import Switch
 from mesh.protos import model_mesh_pb2 as api
-from mesh.protos.model_mesh_pb2_grpc import ModelMeshServicer, add_ModelMeshServicer_to_server
 from tests.controller.stage import Stage, flat_status, inference_service, predictor, secret, serving_runtime
 from tests.instance.meshes import Client
 
@@ -185,6 +185,31 @@ async def test_a_model_that_no_runtime_supports_says_so(stage: Stage) -> None:
     )
 
 
+async def test_a_status_that_says_how_it_is_is_not_written_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "_ONLY_STATUS_S", 0.1)
+    await running(stage)
+    refusal = (grpc.StatusCode.INVALID_ARGUMENT, "no model")
+    stage.runtime.refuse[id_of(inference_service("bad"))] = refusal
+    unknown = inference_service("unknown")
+    unknown["spec"]["predictor"]["model"]["modelFormat"]["name"] = "other"
+    for resource in (unknown, inference_service("bad"), inference_service("good")):
+        await stage.create(resource)
+    await stage.until_status(INFERENCE_SERVICES, "good", active="Loaded")
+    for name in ("unknown", "bad"):
+        await stage.until_status(INFERENCE_SERVICES, name, active="FailedToLoad")
+
+    async def versions() -> list[str]:
+        found = await stage.call("GET", INFERENCE_SERVICES.path(stage.namespace))
+        return [one["metadata"]["resourceVersion"] for one in found["items"]]
+
+    await asyncio.sleep(1.5)
+    before = await versions()
+    await asyncio.sleep(1.5)
+    assert await versions() == before
+
+
 async def test_models_wait_for_pods_and_are_loaded_when_there_are_some(stage: Stage) -> None:
     await stage.start_controller()
     await stage.create(inference_service("m"))
@@ -311,7 +336,13 @@ async def test_a_mesh_that_speaks_tls_only_is_asked_by_its_certificates(stage: S
         pem.bytes().decode() for pem in (leaf.private_key_pem, leaf.cert_chain_pems[0], authority.cert_pem)
     )
     server = grpc.aio.server()
-    add_ModelMeshServicer_to_server(_AlwaysLoaded(), server)
+    set_vmodel = grpc.unary_unary_rpc_method_handler(
+        _always_loaded,
+        request_deserializer=api.SetVModelRequest.FromString,
+        response_serializer=api.VModelStatusInfo.SerializeToString,
+    )
+    handler = grpc.method_handlers_generic_handler("mmesh.ModelMesh", {"setVModel": set_vmodel})
+    server.add_generic_rpc_handlers((handler,))
     credentials = grpc.ssl_server_credentials(
         [(key.encode(), chain.encode())], ca.encode(), require_client_auth=True
     )
@@ -335,17 +366,14 @@ async def test_a_mesh_that_speaks_tls_only_is_asked_by_its_certificates(stage: S
     await server.stop(None)
 
 
-class _AlwaysLoaded(ModelMeshServicer):
-    """A mesh that has every model."""
-
-    async def setVModel(self, request: api.SetVModelRequest, _: Any) -> api.VModelStatusInfo:  # noqa: N802
-        model = request.targetModelId
-        return api.VModelStatusInfo(
-            status=api.VModelStatusInfo.DEFINED,
-            activeModelId=model,
-            targetModelId=model,
-            activeModelStatus=api.ModelStatusInfo(status=api.ModelStatusInfo.LOADED),
-        )
+async def _always_loaded(request: api.SetVModelRequest, _: Any) -> api.VModelStatusInfo:
+    model = request.targetModelId
+    return api.VModelStatusInfo(
+        status=api.VModelStatusInfo.DEFINED,
+        activeModelId=model,
+        targetModelId=model,
+        activeModelStatus=api.ModelStatusInfo(status=api.ModelStatusInfo.LOADED),
+    )
 
 
 async def test_kinds_can_be_switched_off(stage: Stage) -> None:

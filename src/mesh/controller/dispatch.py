@@ -15,6 +15,8 @@ from mesh.controller.view import View
 _HEARD_S = 0.2
 #: Likewise what changes of a namespace's predictors: each look at a runtime goes through all of them. Seconds.
 _GATHERED_S = 0.3
+#: Nearly always the controller itself changed the status, and has nothing new to do; else it sets it right. Seconds.
+_ONLY_STATUS_S = 5.0
 
 
 class Dispatcher:
@@ -108,8 +110,12 @@ class Dispatcher:
         if not is_the_meshs and before is not None:
             return
         metadata = found["metadata"]
-        self._predictors.add(PredictorKey(source, metadata["namespace"], metadata["name"]))
-        if is_the_meshs and (before is None or after is None or _written(before) != _written(after)):
+        key = PredictorKey(source, metadata["namespace"], metadata["name"])
+        if before is not None and after is not None and _written(before) == _written(after):
+            self._predictors.add_after(key, _ONLY_STATUS_S)
+            return
+        self._predictors.add(key)
+        if is_the_meshs:
             for name in self._view.runtimes_of(metadata["namespace"]):
                 self._runtimes.add_after((metadata["namespace"], name), _GATHERED_S)
 
@@ -167,9 +173,15 @@ def _either(before: Object | None, after: Object | None) -> Object:
     return found
 
 
-def _written(resource: Object) -> tuple[Any, Any]:
+def _written(resource: Object) -> tuple[Any, ...]:
     """What users write of a resource, and not the controller."""
-    return resource.get("spec"), resource["metadata"].get("annotations")
+    metadata = resource["metadata"]
+    return (
+        resource.get("spec"),
+        metadata["uid"],
+        metadata.get("annotations"),
+        metadata.get("deletionTimestamp"),
+    )
 
 
 def _gates(namespace: Object) -> tuple[Any, Any]:

@@ -26,6 +26,9 @@ _Wanted = ModelRecord | Keep | None
 #: A registered model's last use is moved forward only if it is newer by this, milliseconds; as KServe ModelMesh.
 _TOUCH_MS = 3_600_000
 
+#: Turns of the event loop in which a placement that waits for nothing is refused, and some to spare.
+_REFUSAL_TURNS = 8
+
 _Status = api.ModelStatusInfo
 _LOADED_STATES = {peer_pb2.COPY_STATE_LOADED, peer_pb2.COPY_STATE_SIZING}
 _LOADING_STATES = {peer_pb2.COPY_STATE_QUEUED, peer_pb2.COPY_STATE_WAITING, peer_pb2.COPY_STATE_LOADING}
@@ -135,8 +138,12 @@ class Catalog:
         task = asyncio.get_running_loop().create_task(self._load_quietly(model_id, work))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-        # Lets a refusal that needs no waiting be seen in the status that follows.
-        await asyncio.sleep(0)
+        # Lets a refusal that needs no waiting be seen in the status that follows: who reads there that the model is
+        # loading would ask again, and so on.
+        for _ in range(_REFUSAL_TURNS):
+            if task.done():
+                break
+            await asyncio.sleep(0)
 
     async def _load_quietly(self, model_id: str, work: Coroutine[Any, Any, Found]) -> None:
         try:

@@ -77,21 +77,27 @@ class Outcome:
     happening: Happening | None = None
 
 
-def set_request(predictor: Predictor, status: Status, *, deleting: bool) -> SetVModelRequest:
+def set_request(
+    predictor: Predictor, status: Status, *, deleting: bool, set_before: str = ""
+) -> SetVModelRequest:
     """The call that makes a predictor's vmodel what is written; called again, it changes nothing.
 
     Args:
         predictor: as written.
         status: as it was, which tells whether to load.
         deleting: whether the resource is being deleted.
+        set_before: model that was set last; "" where that is not known.
     """
+    model = model_id(predictor)
+    # What is written as loading may have failed since, so that it gives its place away without a load.
+    replaces_a_load = status.active is ModelState.LOADING and set_before not in {"", model}
     return SetVModelRequest(
         vModelId=predictor.name,
         owner=str(predictor.source),
-        targetModelId=model_id(predictor),
+        targetModelId=model,
         modelInfo=info_of(predictor),
         autoDeleteTargetModel=True,
-        loadNow=not deleting and status.asks_for_load,
+        loadNow=not deleting and (status.asks_for_load or replaces_a_load),
     )
 
 

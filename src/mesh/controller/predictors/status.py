@@ -90,11 +90,13 @@ class Status:
     def asks_for_load(self) -> bool:
         """Whether the mesh should load the model when it is set.
 
-        A model that is loaded, or was and is not used, stays as it is when the controller looks at it again. One that
-        is on its way is asked for again: what is loading may have been replaced by what is written now.
+        A model that is loaded, or was and is not used, stays as it is when the controller looks at it again.
         """
-        on_their_way = {ModelState.PENDING, ModelState.LOADING, ModelState.FAILED}
-        return self.active in on_their_way or self.target is not ModelState.NONE
+        return (
+            self.active in {ModelState.PENDING, ModelState.FAILED}
+            or self.target is not ModelState.NONE
+            or (self.active is ModelState.LOADING and self.waits_for_runtime)
+        )
 
 
 @dataclass(frozen=True, slots=True)

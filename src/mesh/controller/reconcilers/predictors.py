@@ -98,7 +98,8 @@ class PredictorReconciler:
 
     def __init__(self, view: View) -> None:
         self._view = view
-        # Of what was set by this process: model and policy.
+        # Of what was set by this process: the model, and the model with its policy.
+        self._set: dict[PredictorKey, str] = {}
         self._policies: dict[PredictorKey, tuple[str, CopyPolicy]] = {}
 
     async def reconcile(self, key: PredictorKey) -> float | None:
@@ -124,12 +125,16 @@ class PredictorReconciler:
         except InvalidSpec as problem:
             told = await mesh.vmodel_status(key.name, key.source)
             outcome = conclude_invalid(before, told, str(problem))
+            await self._write(form, resource, outcome, now_s)
         else:
             deleting = resource["metadata"].get("deletionTimestamp") is not None
-            answer = await mesh.set_vmodel(set_request(predictor, before, deleting=deleting))
+            request = set_request(predictor, before, deleting=deleting, set_before=self._set.get(key, ""))
+            answer = await mesh.set_vmodel(request)
+            if isinstance(answer, VModelStatusInfo):
+                self._set[key] = request.targetModelId
             outcome = conclude(predictor, before, answer, now_s)
+            await self._write(form, resource, outcome, now_s)
             await self._set_policy(key, mesh, predictor, answer)
-        await self._write(form, resource, outcome, now_s)
         if outcome.problem:
             raise Again(outcome.problem)
         return outcome.again_after_s
@@ -143,6 +148,7 @@ class PredictorReconciler:
 
     async def _remove(self, key: PredictorKey, mesh: MeshClient | None) -> float | None:
         self._policies.pop(key, None)
+        self._set.pop(key, None)
         if mesh is None:
             return None
         match await mesh.delete_vmodel(key.name, key.source):
