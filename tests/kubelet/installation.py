@@ -128,9 +128,19 @@ class Namespace:
         self.plane = installation.plane
         labels = {"metadata": {"name": name, "labels": {"modelmesh-enabled": "true"}}}
         installation.apply(_object("v1", "Namespace", name) | labels)
-        secret = _object("v1", "Secret", "storage-config", name)
-        minio = json.dumps(installation.s3.storage_config(default_bucket=name))
-        installation.apply(secret | {"stringData": {"minio": minio}})
+        self._storages: dict[str, str] = {}
+        self.add_storage("minio")
+
+    def add_storage(self, key: str) -> None:
+        """Has models find the namespace's bucket by a key, too."""
+        storage = self.installation.s3.storage_config(default_bucket=self.name)
+        self._storages[key] = json.dumps(storage)
+        secret = _object("v1", "Secret", "storage-config", self.name)
+        self.installation.apply(secret | {"stringData": self._storages})
+
+    def has_file(self, volume: str, name: str) -> bool:
+        """Whether a file of a volume has come to a pod."""
+        return any((self.installation.folder / "pods").glob(f"*/volumes/{volume}/{name}"))
 
     def claim(self, name: str) -> Path:
         """Makes a volume claim and returns the folder behind it."""
